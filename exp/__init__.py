@@ -1,0 +1,1 @@
+"""Fleets and experiments: deployment, the engine emulator, load generation."""

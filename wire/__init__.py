@@ -1,0 +1,1 @@
+"""Types that cross a process border, shared by the services. Imports only msgspec and pydantic."""
