@@ -64,6 +64,7 @@ def describe(path: Path, error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-        shown = "" if item["type"] in ("missing", "json_invalid") else f" (got {item['input']!r})"
+        is_whole = not item["loc"] or item["type"] in ("missing", "json_invalid")
+        shown = "" if is_whole else f" (got {item['input']!r})"
         lines.append(f"{path}: {key}: {item['msg']}{shown}")
     return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""``python -m exp.fleet``: what ``exp/setup.sh`` does once everything is installed."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+
+from exp.fleet.arguments import check, parser
+from exp.fleet.display import TerminalDisplay
+from exp.fleet.errors import FleetError
+from exp.fleet.local import emulated_plan
+from exp.fleet.plan import Plan
+from exp.fleet.state import Store
+from exp.fleet.status import fleet_status, status_table
+from exp.fleet.supervisor import Supervisor
+
+PROJECT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = {"emulated": 180.0, "vllm-cpu": 600.0}
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Do what the command line asks; returns the exit status."""
+    made = parser()
+    options = made.parse_args()
+    check(made, options)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return run_on_hosts(options) if options.hosts else run_here(options)
+    except FleetError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ended from outside or by Ctrl-C, the same is cleaned up."""
+    raise KeyboardInterrupt
+
+
+def run_on_hosts(options: argparse.Namespace) -> int:
+    """Deploy, look at or stop a fleet on other hosts."""
+    # Imported here because it needs installed libraries, and the local --stop must not.
+    from exp.fleet.cluster import run
+
+    return run(options, PROJECT)
+
+
+def run_here(options: argparse.Namespace) -> int:
+    """Start, look at or stop the fleet on this machine."""
+    store = Store(options.state_dir.resolve())
+    if options.status:
+        return show_status(store)
+    supervisor = Supervisor(
+        store=store,
+        display=TerminalDisplay(sys.stdout),
+        project=PROJECT,
+        start_timeout_s=options.start_timeout or START_TIMEOUT_S[options.engine],
+    )
+    if options.stop:
+        return stop(supervisor)
+    plan = plan_from(options)
+    bring_up(supervisor, plan)
+    status = send_first_requests(plan, options.requests) if options.requests else 0
+    print(addresses(plan, store))
+    return status
+
+
+def plan_from(options: argparse.Namespace) -> Plan:
+    """What the options ask for."""
+    if options.engine == "emulated":
+        return emulated_plan(options.units or 4, options.speed, options.port_offset)
+    raise FleetError("not yet")
+
+
+def bring_up(supervisor: Supervisor, plan: Plan) -> None:
+    """Start what is missing, and say what was."""
+    display = supervisor.display
+    display.line(f"Fleet: {plan.label}; logs in {supervisor.store.logs}")
+    with supervisor.store.locked():
+        num_started = supervisor.up(plan)
+    if num_started == 0:
+        display.line("The fleet was already running and is healthy.")
+    elif num_started < len(plan.parts):
+        display.line(f"{num_started} dead parts were started again; all is healthy.")
+    else:
+        display.line("All is healthy.")
+
+
+def send_first_requests(plan: Plan, num_requests: int) -> int:
+    """Send real prompts through the gateway; returns the exit status of the sender."""
+    command = [sys.executable, "-m", "exp.first_requests"]
+    command += ["--gateway", plan.parts[-1].url, "--requests", str(num_requests)]
+    print(f"\nSending {num_requests} prompts through the gateway:", flush=True)
+    try:
+        return subprocess.run(command, cwd=PROJECT, check=False).returncode
+    except KeyboardInterrupt:
+        print("\nInterrupted; the fleet goes on running.")
+        return INTERRUPTED
+
+
+def addresses(plan: Plan, store: Store) -> str:
+    """Where everything is and how to talk to it."""
+    gateway = plan.parts[-1].url
+    return f"""
+The fleet is running. Your OpenAI client's base URL: {gateway}/v1
+
+  curl {gateway}/v1/completions -H 'content-type: application/json' \\
+    -d '{{"model": "MODEL", "prompt": "Where are the stars?", "max_tokens": 32}}'
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{gateway}/v1", api_key="none")
+  answer = client.completions.create(model="MODEL", prompt="Where are the stars?", max_tokens=32)
+
+  logs     {store.logs}
+  status   bash exp/setup.sh --status
+  stop     bash exp/setup.sh --stop"""
+
+
+def show_status(store: Store) -> int:
+    """Print the table; 0 when all is healthy."""
+    rows = fleet_status(store)
+    if not rows:
+        print(f"No fleet was started here ({store.folder}). Start one: bash exp/setup.sh")
+        return 1
+    print(status_table(rows))
+    return 0 if all(row.state == "healthy" for row in rows) else 1
+
+
+def stop(supervisor: Supervisor) -> int:
+    """End what was started, and say what it was."""
+    with supervisor.store.locked():
+        stopped = supervisor.down()
+    for item in stopped:
+        print(f"  stopped  {item.part.title:<18} pid {item.process.pid}")
+    print("The fleet is stopped." if stopped else "Nothing was running.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

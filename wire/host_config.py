@@ -1,0 +1,217 @@
+"""The cluster file (``config/host_configs.json``): hosts, their units, and where the gateway runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from wire.model_config import ConfigError, ModelConfig, describe, load_model_config
+
+PLACEHOLDERS = frozenset(
+    {"port", "model", "model_config", "tensor_parallel_size", "engine_id", "gpu_type", "python"}
+)
+"""What ``vllm_command`` may refer to."""
+
+
+def _is_host_name(value: str) -> str:
+    return _matching(
+        value, r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", "a host name or IPv4 address"
+    )
+
+
+def _is_user_name(value: str) -> str:
+    return _matching(value, r"[A-Za-z_][A-Za-z0-9._-]*", "a user name")
+
+
+def _is_path(value: str) -> str:
+    """A path that no shell and no option parser reads as anything else."""
+    if ".." in Path(value).parts:
+        raise ValueError("must not contain '..'")
+    return _matching(
+        value, r"[A-Za-z0-9_./][A-Za-z0-9_.+@/-]*", "a plain path (without ~ and spaces)"
+    )
+
+
+def _is_server_command(value: str) -> str:
+    if not shlex.split(value):
+        raise ValueError("must not be empty")
+    unknown = set(re.findall(r"\{(\w*)\}", value)) - PLACEHOLDERS
+    if unknown:
+        known = ", ".join(sorted(PLACEHOLDERS))
+        raise ValueError(f"unknown placeholder {{{sorted(unknown)[0]}}}; known are: {known}")
+    return value
+
+
+def _matching(value: str, pattern: str, what: str) -> str:
+    if not re.fullmatch(pattern, value):
+        raise ValueError(f"must be {what}")
+    return value
+
+
+HostName = Annotated[str, AfterValidator(_is_host_name)]
+UserName = Annotated[str, AfterValidator(_is_user_name)]
+PlainPath = Annotated[str, AfterValidator(_is_path)]
+ServerCommand = Annotated[str, AfterValidator(_is_server_command)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SshTarget(_Strict):
+    """How a host is reached and where Astrolabe lives on it."""
+
+    user: UserName | None = Field(default=None, description="ssh's own choice when absent")
+    ssh_port: Port | None = Field(default=None, description="ssh's own choice when absent")
+    identity_file: PlainPath | None = None
+    install_dir: PlainPath = Field(
+        default="astrolabe", description="a relative path starts at the user's home"
+    )
+    python: PlainPath | None = Field(
+        default=None,
+        description="has all libraries already; absent, a virtual environment is made",
+    )
+
+
+class Node(SshTarget):
+    """A host with units: as many as its GPUs hold of the model."""
+
+    hostname: HostName
+    gpu_type: str = Field(min_length=1)
+    num_gpus: PositiveInt
+    model_config_path: PlainPath = Field(
+        alias="model_config",
+        description="such as config/llama_config.json, in the project's folder",
+    )
+    vllm_command: ServerCommand | None = Field(
+        default=None,
+        description="starts the vLLM server of a unit; absent, it is expected to run already",
+    )
+    vllm_port: Port | None = Field(default=None, description="in place of the cluster's")
+    predictor_port: Port | None = Field(default=None, description="in place of the cluster's")
+
+
+class Scheduler(SshTarget):
+    """Where the gateway runs: on a node (whose settings then hold) or on a host of its own."""
+
+    hostname: HostName | None = Field(default=None, description="the first node when absent")
+    port: Port = 8200
+    policy: str | None = Field(default=None, description="the gateway's own choice when absent")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitAddress:
+    """One unit of the cluster."""
+
+    name: str
+    hostname: str
+    index: int
+    """From 0, on its host."""
+    engine_port: int
+    predictor_port: int
+
+    @property
+    def engine_url(self) -> str:
+        """The vLLM server, as other hosts reach it."""
+        return f"http://{self.hostname}:{self.engine_port}"
+
+    @property
+    def predictor_url(self) -> str:
+        """The sidecar, as other hosts reach it."""
+        return f"http://{self.hostname}:{self.predictor_port}"
+
+
+class HostConfigs(_Strict):
+    """A cluster. Unit i of a host, from 1, has ports ``vllm_port + i`` and ``predictor_port + i``."""
+
+    nodes: list[Node] = Field(min_length=1)
+    predictor_port: Port = 8100
+    vllm_port: Port = 8000
+    scheduler: Scheduler = Scheduler()
+    bind_address: HostName = Field(
+        default="0.0.0.0", description="where sidecars and the gateway listen"
+    )
+
+    @model_validator(mode="after")
+    def _hostnames_differ(self) -> HostConfigs:
+        names = [node.hostname for node in self.nodes]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"hostname {doubled[0]!r} stands for two nodes")
+        return self
+
+    @property
+    def scheduler_hostname(self) -> str:
+        """Where the gateway runs."""
+        return self.scheduler.hostname or self.nodes[0].hostname
+
+    def units_of(self, node: Node, model: ModelConfig) -> list[UnitAddress]:
+        """The units on a host: as many as fit, given how many GPUs one takes.
+
+        Raises:
+            ConfigError: the host has too few GPUs for the model, or too few ports.
+        """
+        num_units = node.num_gpus // gpus_per_unit(model)
+        if num_units == 0:
+            raise ConfigError(
+                f"{node.hostname}: num_gpus is {node.num_gpus}, but one unit of {model.model_name}"
+                f" takes {gpus_per_unit(model)} (tensor_parallel_size {model.tensor_parallel_size}"
+                f" x pipeline_parallel_size {model.pipeline_parallel_size})"
+            )
+        vllm_port = node.vllm_port or self.vllm_port
+        predictor_port = node.predictor_port or self.predictor_port
+        return [
+            UnitAddress(
+                name=f"{node.hostname}-{index + 1}",
+                hostname=node.hostname,
+                index=index,
+                engine_port=vllm_port + index + 1,
+                predictor_port=predictor_port + index + 1,
+            )
+            for index in range(num_units)
+        ]
+
+    def units(self, project: Path = Path()) -> list[UnitAddress]:
+        """All units; the model configurations are read from the project's folder.
+
+        Raises:
+            ConfigError: a model configuration cannot be used, or a host has too few GPUs.
+        """
+        return [
+            unit
+            for node in self.nodes
+            for unit in self.units_of(node, load_model_config(project / node.model_config_path))
+        ]
+
+
+def gpus_per_unit(model: ModelConfig) -> int:
+    """GPUs that one unit of this model takes."""
+    return model.tensor_parallel_size * model.pipeline_parallel_size
+
+
+def load_host_configs(path: Path) -> HostConfigs:
+    """Read and check a cluster file.
+
+    Raises:
+        ConfigError: the file is missing, is not JSON, or has a wrong or unknown key.
+    """
+    try:
+        return HostConfigs.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise ConfigError(describe(path, error)) from error
