@@ -1,0 +1,45 @@
+"""Everything that can go wrong in the sidecar and in the plug-in. Imports nothing.
+
+PredictorError
+├── ConfigurationError       a setting that cannot be used; names key and value
+└── StateUnavailable         the engine's state cannot be read at the moment
+    ├── SnapshotAbsent       the engine has not written one, or has ended and removed it
+    ├── SnapshotTorn         the engine kept writing while it was read; worth another try
+    ├── SnapshotCorrupt      the bytes are not a snapshot
+    ├── SnapshotStale        the engine that wrote it has ended
+    └── StateUnreachable     no answer from a remote engine within the deadline
+"""
+
+from __future__ import annotations
+
+
+class PredictorError(Exception):
+    """Any error of the sidecar or the plug-in."""
+
+
+class ConfigurationError(PredictorError, ValueError):
+    """A setting that cannot be used; the message names the key and the value."""
+
+
+class StateUnavailable(PredictorError):
+    """The engine's state cannot be read at the moment; another source may still know it."""
+
+
+class SnapshotAbsent(StateUnavailable):
+    """No snapshot is there: the engine has not started, has not written one yet, or has ended."""
+
+
+class SnapshotTorn(StateUnavailable):
+    """The engine was writing at every attempt to read."""
+
+
+class SnapshotCorrupt(StateUnavailable):
+    """What was read is not a snapshot."""
+
+
+class SnapshotStale(StateUnavailable):
+    """The engine that wrote the snapshot has ended without removing it."""
+
+
+class StateUnreachable(StateUnavailable):
+    """A remote engine did not answer within the deadline, or answered with an error."""

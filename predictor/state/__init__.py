@@ -1,0 +1,1 @@
+"""Where the sidecar reads its engine's state from."""
