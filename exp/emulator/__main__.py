@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,19 +23,17 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         options = _options(arguments)
-        writer = SnapshotWriter(options.engine_id)
-        app = create_app(EmulatedServer(options, writer.write))
+        app = create_app(EmulatedServer(options, SnapshotWriter(options.engine_id)))
     except (ConfigError, ConfigurationError) as error:
         sys.exit(f"error: {error}")
-    with contextlib.closing(writer):
-        uvicorn.run(
-            app,
-            host=arguments.host,
-            port=arguments.port,
-            log_level=arguments.log_level,
-            access_log=False,
-            timeout_graceful_shutdown=2,
-        )
+    uvicorn.run(
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        log_level=arguments.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=2,
+    )
 
 
 def _options(arguments: argparse.Namespace) -> EmulatorOptions:

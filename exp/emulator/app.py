@@ -26,10 +26,11 @@ def create_app(server: EmulatedServer) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(server.engine.run)
-            yield
-            tasks.cancel_scope.cancel()
+        with contextlib.closing(server):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.engine.run)
+                yield
+                tasks.cancel_scope.cancel()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)
     app.add_exception_handler(ApiError, _answer_api_error)

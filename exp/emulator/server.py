@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from exp.emulator.answers import make_answer
@@ -26,13 +25,15 @@ from exp.emulator.tokens import (
 from predictor.simulator.scheduler import Scheduler
 from predictor.simulator.sequence import Sequence
 from predictor.step_time.roofline import RooflineStepTime
+from predictor.vllm_plugin.shared_memory import SnapshotWriter
 
 
 class EmulatedServer:
-    """Owns the engine; ``write_snapshot`` gets each encoded snapshot."""
+    """Owns the engine, and the writer that gets each encoded snapshot."""
 
-    def __init__(self, options: EmulatorOptions, write_snapshot: Callable[[bytes], None]) -> None:
+    def __init__(self, options: EmulatorOptions, writer: SnapshotWriter) -> None:
         self.options = options
+        self._writer = writer
         self.model_name = options.model.model_name
         self.encoder = make_encoder(options.tokenizer)
         scheduler = Scheduler(options.limits())
@@ -40,7 +41,7 @@ class EmulatedServer:
         rng = random.Random(f"{options.seed}/{options.engine_id}")
         step_time = RooflineStepTime(options.model, options.gpu)
         timer = StepTimer(step_time, rng, options.noise, options.speed)
-        exporter = SnapshotExporter(options.engine_id, self.model_name, scheduler, write_snapshot)
+        exporter = SnapshotExporter(options.engine_id, self.model_name, scheduler, writer.write)
         self.engine = Engine(scheduler, timer, self.metrics, exporter)
 
     def check(self, body: GenerationBody) -> None:
@@ -86,6 +87,10 @@ class EmulatedServer:
     def abort(self, generation: Generation) -> None:
         """Give up a request whose client has gone."""
         self.engine.abort(generation.seq.request_id)
+
+    def close(self) -> None:
+        """Take the snapshot back."""
+        self._writer.close()
 
 
 def make_encoder(tokenizer: Path | None) -> Encoder:

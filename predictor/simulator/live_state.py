@@ -95,18 +95,26 @@ def _hand_out_blocks(scheduler: Scheduler, snapshot: EngineSnapshot) -> None:
 def _batches_in_flight(
     scheduler: Scheduler, in_flight: list[BatchInFlight]
 ) -> list[tuple[float, Batch]]:
-    """The batches whose tokens the sequences already count as computed."""
-    ends = {seq.request_id: seq.num_computed_tokens for seq in scheduler.running}
+    """The batches whose tokens the sequences already count as computed.
+
+    What a preempted sequence had computed is forgotten; its chunks most likely reached its end.
+    """
+    ends = {
+        seq.request_id: seq.num_tokens if seq.status == "preempted" else seq.num_computed_tokens
+        for seq in scheduler.sequences.values()
+    }
     batches = []
     for flight in reversed(in_flight):
         chunks = []
         for request_id, count in flight.num_scheduled_tokens.items():
             seq = scheduler.sequences.get(request_id)
-            if seq is None or seq.status != "running":
+            if seq is None:
                 continue
             end = ends[request_id]
             ends[request_id] -= count
             seq.num_in_flight_tokens += count
+            if seq.status == "preempted":
+                seq.num_stale_tokens += count
             chunks.append(Chunk(seq, count, end - count, samples=end >= seq.num_tokens))
         batches.append((flight.started_at, Batch(chunks)))
     return batches[::-1]
