@@ -1,4 +1,4 @@
-"""The cluster file (``config/host_configs.json``): hosts, their units, and where the gateway runs."""
+"""The cluster file, ``config/host_configs.json``: hosts, their units and where the gateway runs."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class UnitAddress:
 
 
 class HostConfigs(_Strict):
-    """A cluster. Unit i of a host, from 1, has ports ``vllm_port + i`` and ``predictor_port + i``."""
+    """A cluster. A host's unit i (from 1) gets ports ``vllm_port+i`` and ``predictor_port+i``."""
 
     nodes: list[Node] = Field(min_length=1)
     predictor_port: Port = 8100

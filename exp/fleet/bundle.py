@@ -1,0 +1,34 @@
+"""The project as an archive, to be unpacked on another host."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+NOT_SENT = {".git", ".venv", ".venv-vllm", ".astrolabe", "__pycache__"}
+
+
+def project_files(project: Path) -> list[Path]:
+    """The tracked files that are there, or, where git is of no use, all but what is made here."""
+    command = ["git", "-C", str(project), "ls-files", "-z"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.CalledProcessError):
+        found = sorted(path.relative_to(project) for path in project.rglob("*"))
+        return [
+            path for path in found if not NOT_SENT & set(path.parts) and (project / path).is_file()
+        ]
+    names = listed.decode().split("\0")
+    return [Path(name) for name in names if name and (project / name).is_file()]
+
+
+def pack(project: Path, extra: Iterable[Path]) -> bytes:
+    """A gzipped tar of the project and ``extra`` files, all relative to the project's folder."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for path in sorted({*project_files(project), *extra}):
+            archive.add(project / path, arcname=str(path), recursive=False)
+    return packed.getvalue()

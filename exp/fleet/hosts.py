@@ -1,0 +1,124 @@
+"""What should run on each host of a cluster."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from exp.fleet.plan import Part, Plan
+from wire.host_config import HostConfigs, Node, SshTarget, UnitAddress, gpus_per_unit
+from wire.model_config import ModelConfig, load_model_config
+
+VENV_PYTHON = ".venv/bin/python"
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """A host, how to reach it, and its parts."""
+
+    hostname: str
+    target: SshTarget
+    plan: Plan
+
+    @property
+    def python(self) -> str:
+        """The interpreter there, as seen from the folder of the installation."""
+        return self.target.python or VENV_PYTHON
+
+    @property
+    def num_ours(self) -> int:
+        """The parts that a deployment starts."""
+        return sum(part.is_ours for part in self.plan.parts)
+
+
+def host_plans(configs: HostConfigs, project: Path) -> list[HostPlan]:
+    """One plan for each host, the gateway with those of its host.
+
+    Raises:
+        ConfigError: a model configuration cannot be used, or a host has too few GPUs.
+    """
+    plans = [
+        HostPlan(node.hostname, node, _plan(_node_parts(configs, node, project)))
+        for node in configs.nodes
+    ]
+    hostname = configs.scheduler_hostname
+    for index, plan in enumerate(plans):
+        if plan.hostname == hostname:
+            gateway = _gateway(configs, plan.python, configs.units(project))
+            plans[index] = HostPlan(hostname, plan.target, _plan([*plan.plan.parts, gateway]))
+            return plans
+    python = configs.scheduler.python or VENV_PYTHON
+    gateway = _gateway(configs, python, configs.units(project))
+    return [*plans, HostPlan(hostname, configs.scheduler, _plan([gateway]))]
+
+
+def _plan(parts: list[Part]) -> Plan:
+    return Plan(label=", ".join(part.title for part in parts), parts=tuple(parts))
+
+
+def _node_parts(configs: HostConfigs, node: Node, project: Path) -> list[Part]:
+    model = load_model_config(project / node.model_config_path)
+    return [
+        part
+        for unit in configs.units_of(node, model)
+        for part in (_engine(node, unit, model), _sidecar(configs, node, unit))
+    ]
+
+
+def _engine(node: Node, unit: UnitAddress, model: ModelConfig) -> Part:
+    values = {
+        "port": str(unit.engine_port),
+        "model": model.model_name,
+        "model_config": node.model_config_path,
+        "tensor_parallel_size": str(model.tensor_parallel_size),
+        "engine_id": unit.name,
+        "gpu_type": node.gpu_type,
+        "python": node.python or VENV_PYTHON,
+    }
+    words = [_filled(word, values) for word in shlex.split(node.vllm_command or "")]
+    first = unit.index * gpus_per_unit(model)
+    devices = ",".join(str(first + index) for index in range(gpus_per_unit(model)))
+    return Part(
+        role="engine",
+        name=unit.name,
+        command=tuple(words),
+        url=_local_url(unit.engine_port),
+        # The plug-in is imported from the installation, whatever environment vLLM runs in.
+        env={"CUDA_VISIBLE_DEVICES": devices, "PYTHONPATH": "."},
+    )
+
+
+def _filled(word: str, values: dict[str, str]) -> str:
+    """The word with its placeholders replaced; other braces (JSON options) stay as they are."""
+    for key, value in values.items():
+        word = word.replace(f"{{{key}}}", value)
+    return word
+
+
+def _sidecar(configs: HostConfigs, node: Node, unit: UnitAddress) -> Part:
+    command = [node.python or VENV_PYTHON, "-m", "predictor", "serve"]
+    command += ["--host", configs.bind_address, "--port", str(unit.predictor_port)]
+    command += ["--engine-url", _local_url(unit.engine_port), "--engine-id", unit.name]
+    command += ["--model-config", node.model_config_path, "--gpu", node.gpu_type]
+    return Part(
+        role="sidecar",
+        name=unit.name,
+        command=tuple(command),
+        url=_local_url(unit.predictor_port),
+        health_path="/ready",
+    )
+
+
+def _gateway(configs: HostConfigs, python: str, units: list[UnitAddress]) -> Part:
+    port = configs.scheduler.port
+    command = [python, "-m", "global_scheduler"]
+    command += ["--host", configs.bind_address, "--port", str(port)]
+    if configs.scheduler.policy:
+        command += ["--policy", configs.scheduler.policy]
+    command += [f"--unit={unit.name}={unit.engine_url},{unit.predictor_url}" for unit in units]
+    return Part(role="gateway", name="gateway", command=tuple(command), url=_local_url(port))
+
+
+def _local_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
