@@ -6,7 +6,7 @@ import msgspec
 
 
 class LengthEstimate(msgspec.Struct, kw_only=True):
-    """A distribution of the number of output tokens; ``quantiles`` is empty when only a mean is known."""
+    """The number of output tokens; ``quantiles`` is empty when only a mean is known."""
 
     mean_tokens: float
     quantiles: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The model configuration files of ``config/``: what a unit serves and how its scheduler is bounded."""
+"""The model configuration files of ``config/``: what a unit serves and its scheduler's bounds."""
 
 from __future__ import annotations
 

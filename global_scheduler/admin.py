@@ -1,0 +1,130 @@
+"""The admin API: units, policy and decisions of a running gateway."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+from global_scheduler.decisions import CAPACITY, DecisionLog
+from global_scheduler.dispatch import Routing
+from global_scheduler.errors import Forbidden, Unauthorized
+from global_scheduler.health import HealthChecker
+from global_scheduler.policies import POLICIES
+from global_scheduler.settings import PolicyName
+from global_scheduler.units import Unit, UnitRegistry, new_unit
+
+
+class UnitIn(BaseModel):
+    """A unit to register."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    engine_url: str
+    predictor_url: str | None = None
+
+
+class RoutingIn(BaseModel):
+    """A change of routing; what is absent stays."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policy: PolicyName | None = None
+    num_query_predictors: NonNegativeInt | None = None
+
+
+def require_token(token: str | None, *, is_loopback: bool) -> Any:
+    """A dependency that lets in callers with the token, or anyone on a loopback-bound gateway."""
+
+    async def check(request: Request) -> None:
+        if token is None:
+            if not is_loopback:
+                raise Forbidden(
+                    "the admin API needs --admin-token: the gateway is not bound to loopback"
+                )
+            return
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
+            raise Unauthorized("missing or wrong admin token", code="invalid_admin_token")
+
+    return Depends(check)
+
+
+def admin_router(
+    units: UnitRegistry, routing: Routing, log: DecisionLog, health: HealthChecker, guard: Any
+) -> APIRouter:
+    """The routes under ``/admin``."""
+    router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[guard])
+
+    @router.get("/units")
+    async def list_units() -> list[dict[str, Any]]:
+        """Every unit and how it does."""
+        return [_unit_out(unit) for unit in units.all()]
+
+    @router.post("/units", status_code=201)
+    async def register(body: UnitIn) -> dict[str, Any]:
+        """Register a unit; it is checked at once and takes requests when it is healthy."""
+        unit = new_unit(body.name, body.engine_url, body.predictor_url)
+        units.add(unit)
+        await health.check(unit)
+        return _unit_out(unit)
+
+    @router.post("/units/{name}/drain")
+    async def drain(name: str, off: bool = False) -> dict[str, Any]:
+        """Send the unit nothing new; what it runs goes on. ``?off=true`` takes it back in."""
+        unit = units.get(name)
+        unit.draining = not off
+        return _unit_out(unit)
+
+    @router.delete("/units/{name}")
+    async def remove(name: str) -> dict[str, Any]:
+        """Forget the unit; what it runs goes on."""
+        return _unit_out(units.remove(name))
+
+    @router.get("/policy")
+    async def show_policy() -> dict[str, Any]:
+        """How requests are routed, and the policies there are."""
+        return _routing_out(routing)
+
+    @router.put("/policy")
+    async def switch_policy(body: RoutingIn) -> dict[str, Any]:
+        """Change how requests are routed, from the next decision on."""
+        if body.policy is not None:
+            routing.policy = POLICIES[body.policy]
+        if body.num_query_predictors is not None:
+            routing.num_query_predictors = body.num_query_predictors
+        return _routing_out(routing)
+
+    @router.get("/decisions")
+    async def decisions(
+        limit: Annotated[int, Query(ge=1, le=CAPACITY)] = CAPACITY,
+    ) -> list[dict[str, Any]]:
+        """The last decisions with what was predicted and observed, oldest first."""
+        return [decision.as_dict() for decision in log.last(limit)]
+
+    return router
+
+
+def _unit_out(unit: Unit) -> dict[str, Any]:
+    return {
+        "name": unit.name,
+        "engine_url": unit.engine_url,
+        "predictor_url": unit.predictor_url,
+        "healthy": unit.healthy,
+        "draining": unit.draining,
+        "models": sorted(unit.models),
+        "num_outstanding": len(unit.outstanding),
+        "num_outstanding_tokens": round(unit.num_outstanding_tokens),
+        "last_error": unit.last_error,
+    }
+
+
+def _routing_out(routing: Routing) -> dict[str, Any]:
+    return {
+        "policy": routing.policy.name,
+        "num_query_predictors": routing.num_query_predictors,
+        "policies": list(POLICIES),
+    }

@@ -1,0 +1,132 @@
+"""The few fields of a generation request that routing needs; everything else passes unread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from global_scheduler.errors import BadRequest
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int | None = None
+    priority: int | None = None
+
+
+class _CompletionBody(_Body):
+    prompt: str | list[int | str | list[int]] | None = None
+
+
+_BodyType = TypeVar("_BodyType", bound=_Body)
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
+class _ChatBody(_Body):
+    messages: list[_Message] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A parsed completion or chat completion request."""
+
+    model: str | None
+    stream: bool
+    texts: tuple[str, ...]
+    """Prompt texts, to be counted in tokens."""
+    num_given_tokens: int
+    """Prompt tokens that came as token ids, and the chat template's share."""
+    max_tokens: int | None
+    priority: int
+
+
+TOKENS_PER_MESSAGE = 4
+"""What a chat template adds to each message, such as ``<|im_start|>role\\n ... <|im_end|>\\n``."""
+
+_completion_decoder = msgspec.json.Decoder(_CompletionBody)
+_chat_decoder = msgspec.json.Decoder(_ChatBody)
+
+
+def parse_completion(body: bytes) -> GenerationRequest:
+    """Parse the body of ``/v1/completions``.
+
+    Raises:
+        BadRequest: the body is not JSON, or a field that routing reads has a wrong type or value.
+    """
+    parsed = _decode(_completion_decoder, body)
+    if parsed.prompt is None:
+        raise BadRequest("you must provide a prompt", param="prompt")
+    prompt = [parsed.prompt] if isinstance(parsed.prompt, str) else parsed.prompt
+    texts = tuple(item for item in prompt if isinstance(item, str))
+    num_ids = sum(
+        len(item) if isinstance(item, list) else 1 for item in prompt if not isinstance(item, str)
+    )
+    return _request(parsed, texts, num_ids)
+
+
+def parse_chat(body: bytes) -> GenerationRequest:
+    """Parse the body of ``/v1/chat/completions``.
+
+    Raises:
+        BadRequest: as for ``parse_completion``.
+    """
+    parsed = _decode(_chat_decoder, body)
+    if not parsed.messages:
+        raise BadRequest("messages must hold at least one message", param="messages")
+    texts: list[str] = []
+    for message in parsed.messages:
+        if isinstance(message.content, str):
+            texts.append(message.content)
+        elif message.content is not None:
+            texts.extend(part.text for part in message.content if part.text)
+    return _request(parsed, tuple(texts), TOKENS_PER_MESSAGE * len(parsed.messages))
+
+
+def _request(body: _Body, texts: tuple[str, ...], num_given_tokens: int) -> GenerationRequest:
+    max_tokens = _positive("max_tokens", body.max_tokens)
+    max_completion_tokens = _positive("max_completion_tokens", body.max_completion_tokens)
+    _positive("n", body.n)
+    return GenerationRequest(
+        model=body.model,
+        stream=bool(body.stream),
+        texts=texts,
+        num_given_tokens=num_given_tokens,
+        max_tokens=max_tokens if max_completion_tokens is None else max_completion_tokens,
+        priority=body.priority or 0,
+    )
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise BadRequest(f"{name} must be at least 1, got {value}", param=name)
+    return value
+
+
+def _decode(decoder: msgspec.json.Decoder[_BodyType], body: bytes) -> _BodyType:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        _, _, path = str(error).partition(" - at `$.")
+        raise BadRequest(str(error), param=path.rstrip("`") or None) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error

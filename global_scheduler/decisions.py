@@ -1,0 +1,65 @@
+"""The log of the last decisions: what was predicted, what was chosen, what happened."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+CAPACITY = 1_000
+
+
+class CandidateView(msgspec.Struct, kw_only=True):
+    """What the decision saw of one unit; predictions are None where its sidecar did not answer."""
+
+    unit: str
+    predicted_ttft_ms: float | None
+    predicted_e2e_ms: float | None
+    state_source: str | None
+    state_age_ms: float | None
+    num_outstanding: int
+
+
+class Decision(msgspec.Struct, kw_only=True):
+    """One routed request. Observed fields stay None until the request has ended."""
+
+    request_id: str
+    time: float
+    """UNIX seconds."""
+    model: str
+    policy: str
+    fallback: str | None
+    unit: str
+    candidates: list[CandidateView]
+    num_prompt_tokens: int
+    expected_output_tokens: float
+    length_source: str
+    decision_ms: float
+    predicted_ttft_ms: float | None
+    predicted_e2e_ms: float | None
+    observed_ttft_ms: float | None = None
+    observed_e2e_ms: float | None = None
+    observed_output_tokens: int | None = None
+    status: int | None = None
+    """HTTP status of the answer; 499 when the client left."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
+
+
+class DecisionLog:
+    """The last ``CAPACITY`` decisions, newest last."""
+
+    def __init__(self) -> None:
+        self._decisions: deque[Decision] = deque(maxlen=CAPACITY)
+
+    def add(self, decision: Decision) -> None:
+        """Append; the oldest falls out."""
+        self._decisions.append(decision)
+
+    def last(self, limit: int) -> list[Decision]:
+        """The newest ``limit`` decisions, oldest first."""
+        return list(self._decisions)[-limit:] if limit > 0 else []

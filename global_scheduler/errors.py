@@ -1,0 +1,96 @@
+"""Errors that reach a client, each with its HTTP status.
+
+GatewayError
+├── BadRequest         400  the body cannot be used
+├── Unauthorized       401  missing or wrong API key
+├── Forbidden          403  the admin API is closed to this caller
+├── NotFound           404  no such path, unit or model
+├── Conflict           409  a unit of that name exists
+├── BodyTooLarge       413
+├── RequestTimeout     408  the client did not finish sending its body
+├── UpstreamFailed     502  every unit that was tried failed
+└── NoUnitAvailable    503  no healthy unit serves the model
+"""
+
+from __future__ import annotations
+
+from wire.openai_errors import encode_error
+
+
+class GatewayError(Exception):
+    """An error with an OpenAI-style body."""
+
+    status = 500
+    type = "api_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+    def body(self) -> bytes:
+        """The OpenAI error JSON."""
+        return encode_error(self.message, self.type, self.param, self.code)
+
+
+class BadRequest(GatewayError):
+    """The body cannot be used; ``param`` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class Unauthorized(GatewayError):
+    """The API key or admin token is missing or wrong."""
+
+    status = 401
+    type = "authentication_error"
+
+
+class Forbidden(GatewayError):
+    """The caller may not use this part of the API."""
+
+    status = 403
+    type = "permission_error"
+
+
+class NotFound(GatewayError):
+    """No such path, unit or model."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class RequestTimeout(GatewayError):
+    """The client did not send its body in time."""
+
+    status = 408
+    type = "invalid_request_error"
+
+
+class Conflict(GatewayError):
+    """The name is taken."""
+
+    status = 409
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(GatewayError):
+    """The body exceeds the configured limit."""
+
+    status = 413
+    type = "invalid_request_error"
+
+
+class UpstreamFailed(GatewayError):
+    """Every unit that was tried failed before its first byte."""
+
+    status = 502
+
+
+class NoUnitAvailable(GatewayError):
+    """No healthy unit can take the request now."""
+
+    status = 503
+    type = "overloaded_error"

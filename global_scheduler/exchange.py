@@ -1,0 +1,138 @@
+"""One HTTP exchange with a client: reading its body, watching for its leaving, answering."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from starlette.types import Receive, Scope, Send
+
+from global_scheduler.errors import BodyTooLarge, GatewayError, RequestTimeout
+from global_scheduler.upstream import RawHeaders
+
+BODY_TIMEOUT_S = 30.0
+DRAIN_FACTOR = 8
+"""A body over the limit is read and dropped up to this many times the limit, because a client that
+is still sending does not see an answer."""
+
+
+class ClientGone(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+class Exchange:
+    """A request from a client and the answer to it."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        self.scope = scope
+        self.request_id = request_id
+        self.started = False
+        """Whether the response's head has been sent."""
+        self.finished = False
+        self._receive = receive
+        self._send = send
+
+    @property
+    def target(self) -> str:
+        """Path and query string as the client sent them."""
+        path: str = self.scope["raw_path"].decode("latin-1")
+        query: str = self.scope["query_string"].decode("latin-1")
+        return f"{path}?{query}" if query else path
+
+    def header(self, name: bytes) -> bytes | None:
+        """A request header by its lower-case name."""
+        return next((value for key, value in self.scope["headers"] if key == name), None)
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole request body.
+
+        Raises:
+            BodyTooLarge: it exceeds ``limit_bytes``.
+            RequestTimeout: it did not arrive in time.
+            ClientGone: the client left while it sent.
+        """
+        try:
+            with anyio.fail_after(BODY_TIMEOUT_S):
+                return await self._read_body(limit_bytes)
+        except TimeoutError:
+            raise RequestTimeout("the body did not arrive in time") from None
+
+    async def _read_body(self, limit_bytes: int) -> bytes:
+        chunks: list[bytes] = []
+        size, more_body = 0, True
+        while more_body and size <= limit_bytes * DRAIN_FACTOR:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            more_body = message.get("more_body", False)
+            size += len(chunk)
+            if size > limit_bytes:
+                chunks.clear()
+            else:
+                chunks.append(chunk)
+        if size > limit_bytes:
+            raise BodyTooLarge(
+                f"the body exceeds the limit of {limit_bytes} bytes", code="body_too_large"
+            )
+        return b"".join(chunks)
+
+    @asynccontextmanager
+    async def until_client_leaves(self) -> AsyncIterator[None]:
+        """Run the block until the client disconnects.
+
+        Raises:
+            ClientGone: it did so before the answer was complete.
+        """
+        with anyio.CancelScope() as scope:
+            watcher = asyncio.ensure_future(self._watch(scope))
+            try:
+                yield
+            finally:
+                watcher.cancel()
+        if scope.cancelled_caught and not self.finished:
+            raise ClientGone
+
+    async def _watch(self, scope: anyio.CancelScope) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self.finished:
+            scope.cancel()
+
+    async def start(self, status: int, headers: RawHeaders) -> None:
+        """Send the response's head."""
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, chunk: bytes) -> None:
+        """Send a part of the response's body."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self, chunk: bytes = b"") -> None:
+        """Send the last part of the response's body."""
+        self.finished = True
+        await self._send({"type": "http.response.body", "body": chunk})
+
+    async def answer(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        """Send a whole response."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self.start(status, headers)
+        await self.finish(body)
+
+    async def answer_error(self, error: GatewayError) -> None:
+        """Send an OpenAI-style error; inside a stream, as a server-sent event."""
+        if self.started:
+            await self.finish(b"data: " + error.body() + b"\n\ndata: [DONE]\n\n")
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-request-id", self.request_id.encode("ascii")),
+        ]
+        if error.status == 413 or error.status == 408:
+            # The rest of the body is still on its way: the connection cannot be used again.
+            headers.append((b"connection", b"close"))
+        if error.status == 503:
+            headers.append((b"retry-after", b"1"))
+        await self.answer(error.status, headers, error.body())

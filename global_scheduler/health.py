@@ -1,0 +1,72 @@
+"""Health checks: a unit that fails them leaves the candidates and comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import anyio
+import msgspec
+
+from global_scheduler.units import ModelCard, Unit, UnitRegistry
+
+
+class _ModelList(msgspec.Struct):
+    data: list[ModelCard]
+
+
+class HealthChecker:
+    """Asks every engine's ``/health`` and ``/v1/models`` at a fixed interval."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        units: UnitRegistry,
+        *,
+        interval_s: float,
+        timeout_s: float,
+        engine_api_key: str | None,
+    ) -> None:
+        self._session = session
+        self._units = units
+        self._interval_s = interval_s
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._headers = {"authorization": f"Bearer {engine_api_key}"} if engine_api_key else {}
+
+    async def run(self) -> None:
+        """Check for ever."""
+        while True:
+            await self.check_all()
+            await anyio.sleep(self._interval_s)
+
+    async def check_all(self) -> None:
+        """Check every unit once, side by side, so that a hung one does not delay the others."""
+        async with anyio.create_task_group() as group:
+            for unit in self._units.all():
+                group.start_soon(self.check, unit)
+
+    async def check(self, unit: Unit) -> None:
+        """Check one unit."""
+        try:
+            unit.check_passed(await self._models(unit))
+        except asyncio.TimeoutError:
+            unit.check_failed("no answer to the health check in time")
+        except (aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+            unit.check_failed(str(error) or type(error).__name__)
+
+    async def _models(self, unit: Unit) -> dict[str, ModelCard]:
+        async with self._session.get(
+            f"{unit.engine_url}/health", timeout=self._timeout, raise_for_status=True
+        ):
+            pass
+        # A known engine's models do not change while it stays healthy.
+        if unit.healthy and unit.models:
+            return unit.models
+        async with self._session.get(
+            f"{unit.engine_url}/v1/models",
+            timeout=self._timeout,
+            headers=self._headers,
+            raise_for_status=True,
+        ) as response:
+            cards = msgspec.json.decode(await response.read(), type=_ModelList).data
+        return {card["id"]: card for card in cards if isinstance(card.get("id"), str)}

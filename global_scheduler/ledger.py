@@ -1,0 +1,100 @@
+"""What the gateway itself knows of each request in flight, per unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from global_scheduler.units import Unit
+from wire.prediction import Prediction, SentRequest
+
+
+@dataclass(slots=True)
+class InFlight:
+    """One request that a unit has been sent."""
+
+    request_id: str
+    unit: str
+    num_prompt_tokens: int
+    expected_output_tokens: float
+    priority: int
+    sent_at_s: float
+    prediction: Prediction | None
+    """What the chosen unit's sidecar said, kept to correct later answers made without it."""
+    has_first_token: bool = False
+
+
+class Ledger:
+    """Requests in flight. Entries are made at the moment of a decision, before any await, so that
+    the next decision of a burst already counts them."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: dict[str, InFlight] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def sent(self, unit: Unit, entry: InFlight) -> None:
+        """Count a request against its unit."""
+        self._entries[entry.request_id] = entry
+        unit.outstanding.add(entry.request_id)
+        unit.num_outstanding_tokens += entry.num_prompt_tokens + entry.expected_output_tokens
+
+    def first_token(self, request_id: str) -> None:
+        """The request's prefill is done."""
+        self._entries[request_id].has_first_token = True
+
+    def ended(self, unit: Unit, request_id: str) -> None:
+        """The request is over, well or not."""
+        entry = self._entries.pop(request_id)
+        unit.outstanding.discard(request_id)
+        unit.num_outstanding_tokens -= entry.num_prompt_tokens + entry.expected_output_tokens
+
+    def on_unit(self, unit: Unit) -> list[InFlight]:
+        """The unit's requests in flight."""
+        return [self._entries[request_id] for request_id in unit.outstanding]
+
+    def sent_list(self, unit: Unit) -> list[SentRequest]:
+        """The unit's requests in flight, as its sidecar is told."""
+        now_s = self._clock()
+        return [
+            SentRequest(
+                request_id=entry.request_id,
+                num_prompt_tokens=entry.num_prompt_tokens,
+                expected_output_tokens=entry.expected_output_tokens,
+                sent_age_ms=(now_s - entry.sent_at_s) * 1e3,
+                has_first_token=entry.has_first_token,
+                priority=entry.priority,
+            )
+            for entry in self.on_unit(unit)
+        ]
+
+    def correct(self, prediction: Prediction, unit: Unit, asked_at_s: float) -> Prediction:
+        """A prediction with what was sent to the unit after its question was asked added to it.
+
+        Each such request delays the newcomer by at least its own prefill; this lower bound keeps a
+        burst that shares one answer from herding onto one unit.
+        """
+        later = [entry for entry in self.on_unit(unit) if entry.sent_at_s >= asked_at_s]
+        if not later:
+            return prediction
+        prefill_ms = sum(
+            max(0.0, entry.prediction.ttft_ms - entry.prediction.queue_ms)
+            for entry in later
+            if entry.prediction is not None
+        )
+        num_tokens = sum(e.num_prompt_tokens + e.expected_output_tokens for e in later)
+        return msgspec.structs.replace(
+            prediction,
+            queue_ms=prediction.queue_ms + prefill_ms,
+            ttft_ms=prediction.ttft_ms + prefill_ms,
+            e2e_ms=prediction.e2e_ms + prefill_ms,
+            num_waiting=prediction.num_waiting + len(later),
+            num_unprocessed_tokens=prediction.num_unprocessed_tokens + round(num_tokens),
+        )

@@ -1,0 +1,111 @@
+"""The gateway's Prometheus metrics, on a registry of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from global_scheduler.units import UnitRegistry
+
+LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
+ERROR_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+
+
+class GatewayMetrics:
+    """Counters and histograms; label sets are bounded by the numbers of units and policies."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        reg = self.registry
+        self._requests = Counter(
+            "astrolabe_requests", "Requests by unit and status.", ["unit", "status"], registry=reg
+        )
+        self._decisions = Counter(
+            "astrolabe_decisions",
+            "Routing decisions by policy and the fallback used (none: predictions complete).",
+            ["policy", "fallback"],
+            registry=reg,
+        )
+        self._missing = Counter(
+            "astrolabe_predictions_missing",
+            "Questions that a sidecar did not answer, by reason.",
+            ["unit", "reason"],
+            registry=reg,
+        )
+        self._retries = Counter(
+            "astrolabe_retries", "Requests tried again on another unit.", ["unit"], registry=reg
+        )
+        self._decision_s = Histogram(
+            "astrolabe_decision_seconds",
+            "Time to choose a unit, questions to sidecars included.",
+            buckets=DECISION_BUCKETS_S,
+            registry=reg,
+        )
+        self._ttft_s = Histogram(
+            "astrolabe_time_to_first_token_seconds",
+            "Observed TTFT of streamed requests.",
+            ["unit"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=reg,
+        )
+        self._e2e_s = Histogram(
+            "astrolabe_e2e_request_latency_seconds",
+            "Observed E2E latency.",
+            ["unit"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=reg,
+        )
+        self._error = Histogram(
+            "astrolabe_prediction_error_ratio",
+            "abs(predicted - observed) / observed.",
+            ["unit", "quantity"],
+            buckets=ERROR_BUCKETS,
+            registry=reg,
+        )
+        self._units = Gauge(
+            "astrolabe_unit_healthy", "1 when the unit is a candidate.", ["unit"], registry=reg
+        )
+        self._outstanding = Gauge(
+            "astrolabe_unit_outstanding_requests",
+            "Requests of this gateway in flight on the unit.",
+            ["unit"],
+            registry=reg,
+        )
+
+    def request_ended(self, unit: str, status: int) -> None:
+        """A request was answered (499: its client left)."""
+        self._requests.labels(unit, str(status)).inc()
+
+    def decided(self, policy: str, fallback: str | None, duration_s: float) -> None:
+        """A unit was chosen."""
+        self._decisions.labels(policy, fallback or "none").inc()
+        self._decision_s.observe(duration_s)
+
+    def prediction_missing(self, unit: str, reason: str) -> None:
+        """A sidecar was asked, or should have been, and no answer could be used."""
+        self._missing.labels(unit, reason).inc()
+
+    def retried(self, unit: str) -> None:
+        """A unit failed before the first byte and another was tried."""
+        self._retries.labels(unit).inc()
+
+    def observed(self, unit: str, *, ttft_s: float | None, e2e_s: float) -> None:
+        """A request ended well."""
+        if ttft_s is not None:
+            self._ttft_s.labels(unit).observe(ttft_s)
+        self._e2e_s.labels(unit).observe(e2e_s)
+
+    def predicted(self, unit: str, quantity: str, predicted_s: float, observed_s: float) -> None:
+        """Compare a prediction with what happened."""
+        if observed_s > 0:
+            error = abs(predicted_s - observed_s) / observed_s
+            self._error.labels(unit, quantity).observe(error)
+
+    def render(self, units: UnitRegistry) -> bytes:
+        """The exposition text."""
+        self._units.clear()
+        self._outstanding.clear()
+        for unit in units.all():
+            self._units.labels(unit.name).set(unit.healthy and not unit.draining)
+            self._outstanding.labels(unit.name).set(len(unit.outstanding))
+        return generate_latest(self.registry)

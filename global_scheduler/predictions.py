@@ -1,0 +1,210 @@
+"""Asking sidecars: kept-alive connections, one shared call per unit and window, one deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+import msgspec
+
+from global_scheduler.ledger import Ledger
+from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.units import Unit
+from wire.prediction import (
+    PredictBatchRequest,
+    PredictBatchResponse,
+    Prediction,
+    PredictRequest,
+)
+
+MISSES_TO_PAUSE = 3
+"""Calls without an answer in a row after which a sidecar is left alone for a while, so that a hung
+one does not cost every request the whole deadline."""
+PAUSE_S = 1.0
+LARGEST_ANSWER_BYTES = 4 << 20
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(PredictBatchResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sidecar's answer, and when its question left (the gateway's clock)."""
+
+    prediction: Prediction
+    asked_at_s: float
+
+
+class NoAnswer(Exception):
+    """The sidecar did not give a usable answer; the message is the reason."""
+
+
+@dataclass(slots=True)
+class _Mailbox:
+    """Questions to one unit that wait for the window's end, and how the sidecar has behaved."""
+
+    questions: list[tuple[PredictRequest, asyncio.Future[Answer]]] = field(default_factory=list)
+    flush_scheduled: bool = False
+    last_call_s: float = float("-inf")
+    misses: int = 0
+    paused_until_s: float = float("-inf")
+
+
+class PredictionClient:
+    """Asks the sidecars of a fleet.
+
+    A question to a unit that was not asked within the last ``window_s`` leaves at once; those that
+    follow within the window share the next call.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        ledger: Ledger,
+        metrics: GatewayMetrics,
+        clock: Callable[[], float],
+        *,
+        deadline_s: float,
+        window_s: float,
+    ) -> None:
+        self._session = session
+        self._ledger = ledger
+        self._metrics = metrics
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._window_s = window_s
+        self._mailboxes: dict[str, _Mailbox] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def ask(
+        self, units: Sequence[Unit], question: PredictRequest, *, simulate: bool
+    ) -> dict[str, Answer]:
+        """The answers that came before the deadline, by unit name."""
+        futures = {
+            unit.name: future
+            for unit in units
+            if (future := self._post(unit, question, simulate)) is not None
+        }
+        if not futures:
+            return {}
+        await asyncio.wait(futures.values(), timeout=self._deadline_s)
+        return {
+            name: future.result() for name, future in futures.items() if self._took(name, future)
+        }
+
+    async def close(self) -> None:
+        """End the calls in flight."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    def _took(self, unit: str, future: asyncio.Future[Answer]) -> bool:
+        if not future.done():
+            future.cancel()
+            self._metrics.prediction_missing(unit, "late")
+            return False
+        if future.exception() is not None:
+            self._metrics.prediction_missing(unit, str(future.exception()))
+            return False
+        return True
+
+    def _post(
+        self, unit: Unit, question: PredictRequest, simulate: bool
+    ) -> asyncio.Future[Answer] | None:
+        if unit.predictor_url is None:
+            return None
+        mailbox = self._mailboxes.setdefault(f"{unit.predictor_url} {simulate}", _Mailbox())
+        now_s = self._clock()
+        if now_s < mailbox.paused_until_s:
+            self._metrics.prediction_missing(unit.name, "paused")
+            return None
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        mailbox.questions.append((question, future))
+        if not mailbox.flush_scheduled:
+            mailbox.flush_scheduled = True
+            wait_s = mailbox.last_call_s + self._window_s - now_s
+            loop.call_later(max(0.0, wait_s), self._flush, unit, mailbox, simulate)
+        return future
+
+    def _flush(self, unit: Unit, mailbox: _Mailbox, simulate: bool) -> None:
+        questions = [(q, future) for q, future in mailbox.questions if not future.done()]
+        mailbox.questions, mailbox.flush_scheduled = [], False
+        if not questions:
+            return
+        mailbox.last_call_s = self._clock()
+        call = asyncio.ensure_future(self._call(unit, mailbox, questions, simulate))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def _call(
+        self,
+        unit: Unit,
+        mailbox: _Mailbox,
+        questions: list[tuple[PredictRequest, asyncio.Future[Answer]]],
+        simulate: bool,
+    ) -> None:
+        asked_at_s = self._clock()
+        try:
+            predictions = await self._fetch(unit, [question for question, _ in questions], simulate)
+        except NoAnswer as reason:
+            self._missed(mailbox)
+            for _, future in questions:
+                if not future.done():
+                    future.set_exception(reason)
+            return
+        mailbox.misses = 0
+        for (_, future), prediction in zip(questions, predictions, strict=True):
+            if not future.done():
+                future.set_result(Answer(prediction, asked_at_s))
+
+    def _missed(self, mailbox: _Mailbox) -> None:
+        mailbox.misses += 1
+        if mailbox.misses >= MISSES_TO_PAUSE:
+            mailbox.paused_until_s = self._clock() + PAUSE_S
+
+    async def _fetch(
+        self, unit: Unit, questions: list[PredictRequest], simulate: bool
+    ) -> list[Prediction]:
+        body = PredictBatchRequest(
+            requests=questions, sent=self._ledger.sent_list(unit), simulate=simulate
+        )
+        try:
+            async with self._session.post(
+                f"{unit.predictor_url}/predict/batch",
+                data=_encoder.encode(body),
+                headers={
+                    "content-type": "application/json",
+                    "x-astrolabe-deadline-ms": f"{self._deadline_s * 1e3:.0f}",
+                },
+                timeout=aiohttp.ClientTimeout(total=self._deadline_s),
+            ) as response:
+                if response.status != 200:
+                    raise NoAnswer(f"http_{response.status}")
+                if (response.content_length or 0) > LARGEST_ANSWER_BYTES:
+                    raise NoAnswer("malformed")
+                payload = await response.read()
+        except asyncio.TimeoutError:
+            raise NoAnswer("late") from None
+        except aiohttp.ClientError:
+            raise NoAnswer("unreachable") from None
+        return _checked(payload, len(questions))
+
+
+def _checked(payload: bytes, num_questions: int) -> list[Prediction]:
+    """The predictions in ``payload``; a lying sidecar's are refused."""
+    try:
+        predictions = _decoder.decode(payload).predictions
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise NoAnswer("malformed") from None
+    if len(predictions) != num_questions or not all(map(_sane, predictions)):
+        raise NoAnswer("malformed")
+    return predictions
+
+
+def _sane(prediction: Prediction) -> bool:
+    latencies = (prediction.queue_ms, prediction.ttft_ms, prediction.tpot_ms, prediction.e2e_ms)
+    # The comparison is false for NaN, too.
+    return all(0.0 <= latency < float("inf") for latency in latencies)

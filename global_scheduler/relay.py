@@ -1,0 +1,87 @@
+"""Carrying one engine's answer to its client, unchanged, and noting what it shows on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from global_scheduler.errors import UpstreamFailed
+from global_scheduler.exchange import Exchange
+from global_scheduler.upstream import RawHeaders, UnitFailed, returned_headers
+from global_scheduler.usage import TokenCounts, counts_of_body, counts_of_stream
+
+STREAM_ERROR = b'data: {"error"'
+"""How vLLM begins a stream that failed before its first token (a 200 was already sent)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What an answer showed. ``counts`` is None for answers that are not generations."""
+
+    status: int
+    first_token_at_s: float | None
+    counts: TokenCounts | None
+
+
+async def relay_whole(
+    response: aiohttp.ClientResponse, exchange: Exchange, headers: RawHeaders
+) -> Relayed:
+    """Read an unstreamed answer and send it on.
+
+    Raises:
+        UnitFailed: the answer broke off; nothing has been sent.
+    """
+    try:
+        body = await response.read()
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        raise UnitFailed(f"the answer broke off: {error}") from error
+    await exchange.answer(response.status, returned_headers(response) + headers, body)
+    return Relayed(response.status, None, counts_of_body(body) if response.status == 200 else None)
+
+
+async def relay_stream(
+    response: aiohttp.ClientResponse,
+    exchange: Exchange,
+    headers: RawHeaders,
+    *,
+    may_retry: bool,
+    clock: Callable[[], float],
+    on_first_token: Callable[[], None],
+) -> Relayed:
+    """Send a streamed answer on, chunk by chunk; the head leaves with the first chunk.
+
+    Raises:
+        UnitFailed: nothing has been sent and the stream failed.
+        UpstreamFailed: the stream broke off after its first byte.
+    """
+    chunk = await _first_chunk(response)
+    if may_retry and chunk.startswith(STREAM_ERROR):
+        raise UnitFailed(f"the stream began with an error: {chunk[:200]!r}")
+    first_token_at_s = clock()
+    on_first_token()
+    await exchange.start(response.status, returned_headers(response) + headers)
+    before, last, num_events = b"", b"", 0
+    try:
+        while chunk:
+            await exchange.send(chunk)
+            num_events += chunk.count(b"data: {")
+            before, last = last, chunk
+            chunk = await response.content.readany()
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        raise UpstreamFailed(
+            f"the unit failed while it answered: {error or type(error).__name__}",
+            code="stream_interrupted",
+        ) from error
+    await exchange.finish()
+    counts = counts_of_stream(before + last, num_events)
+    return Relayed(response.status, first_token_at_s, counts)
+
+
+async def _first_chunk(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.content.readany()
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        raise UnitFailed(f"the answer broke off before its first byte: {error}") from error

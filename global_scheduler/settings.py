@@ -1,0 +1,91 @@
+"""The gateway's configuration: command line, environment (``ASTROLABE_GATEWAY_*``), defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from global_scheduler.policies import POLICIES
+
+PolicyName = Literal[
+    "min_new_request_latency",
+    "min_total_unprocessed_tokens",
+    "min_llumnix_load",
+    "least_outstanding",
+    "round_robin",
+    "random",
+]
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class GatewaySettings(BaseSettings):
+    """Astrolabe's global scheduler: an OpenAI-compatible gateway in front of several vLLM servers.
+
+    Example:
+      python -m global_scheduler --unit a=http://10.0.0.5:8001,http://10.0.0.5:8101
+                                 --unit b=http://10.0.0.6:8001,http://10.0.0.6:8101
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="ASTROLABE_GATEWAY_",
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_prog_name="python -m global_scheduler",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8200, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    unit: list[str] = Field(
+        default_factory=list,
+        description="a unit as NAME=ENGINE_URL[,PREDICTOR_URL]; repeat for each unit",
+    )
+    hosts: Path | None = Field(None, description="a host configuration file that lists the units")
+    policy: PolicyName = Field("min_new_request_latency", description="how a unit is chosen")
+    num_query_predictors: NonNegativeInt = Field(
+        0, description="sidecars asked for each request, drawn at random (power of k); 0 asks all"
+    )
+    prediction_deadline_ms: PositiveFloat = Field(
+        50.0, description="answers that take longer are not waited for"
+    )
+    coalesce_ms: NonNegativeFloat = Field(
+        1.0, description="requests that arrive within this time share one call to each sidecar"
+    )
+    max_body_bytes: PositiveInt = Field(4 << 20, description="larger request bodies get a 413")
+    max_attempts: PositiveInt = Field(
+        3, description="units tried for a request that fails before its first byte"
+    )
+    engine_timeout_s: PositiveFloat = Field(
+        600.0, description="longest silence of an engine before its request counts as failed"
+    )
+    health_interval_s: PositiveFloat = Field(1.0, description="time between health checks")
+    health_timeout_s: PositiveFloat = Field(2.0, description="a slower health answer is a failure")
+    tokenizer: Path | None = Field(
+        None,
+        description="tokenizer.json (or its folder) to count prompt tokens with; without it they "
+        "are estimated and corrected by the engines' usage figures",
+    )
+    api_key: list[SecretStr] = Field(
+        default_factory=list, description="a key that clients must send; repeat for several"
+    )
+    engine_api_key: SecretStr | None = Field(
+        None, description="the key that the engines ask for; without it clients' keys pass through"
+    )
+    admin_token: SecretStr | None = Field(
+        None,
+        description="token for /admin; without one /admin answers only when bound to loopback",
+    )
+    seed: int | None = Field(None, description="seed of random choices, for repeatable runs")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        return self.host in LOOPBACK
+
+
+assert set(PolicyName.__args__) == set(POLICIES)  # type: ignore[attr-defined]

@@ -1,0 +1,137 @@
+"""The units that the gateway knows, and which of them may take a request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from global_scheduler.errors import BadRequest, Conflict, NotFound
+
+ModelCard = dict[str, Any]
+FAILURES_TO_LEAVE = 2
+"""Failed health checks in a row after which a unit leaves the candidates."""
+
+
+@dataclass(slots=True)
+class Unit:
+    """One engine with its sidecar. ``predictor_url`` is None for an engine without one."""
+
+    name: str
+    engine_url: str
+    predictor_url: str | None = None
+    draining: bool = False
+    healthy: bool = False
+    models: dict[str, ModelCard] = field(default_factory=dict)
+    """The engine's own model cards, by model id."""
+    health_failures: int = 0
+    last_error: str | None = "not checked yet"
+    outstanding: set[str] = field(default_factory=set)
+    """Ids of this gateway's requests in flight on the unit."""
+    num_outstanding_tokens: float = 0.0
+
+    def check_passed(self, models: dict[str, ModelCard]) -> None:
+        """The engine answers: the unit is a candidate."""
+        self.healthy, self.models = True, models
+        self.health_failures, self.last_error = 0, None
+
+    def check_failed(self, reason: str) -> None:
+        """A health check failed; enough of them in a row take the unit out."""
+        self.health_failures += 1
+        self.last_error = reason
+        if self.health_failures >= FAILURES_TO_LEAVE:
+            self.healthy = False
+
+    def refused(self, reason: str) -> None:
+        """The engine refused a connection: out at once, until a health check passes."""
+        self.health_failures, self.last_error = FAILURES_TO_LEAVE, reason
+        self.healthy = False
+
+
+class UnitRegistry:
+    """Units by name."""
+
+    def __init__(self, units: Iterable[Unit] = ()) -> None:
+        self._units: dict[str, Unit] = {}
+        for unit in units:
+            self.add(unit)
+
+    def add(self, unit: Unit) -> None:
+        """Register a unit.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        if unit.name in self._units:
+            raise Conflict(f"unit {unit.name!r} is registered already", param="name")
+        self._units[unit.name] = unit
+
+    def get(self, name: str) -> Unit:
+        """The unit of that name.
+
+        Raises:
+            NotFound: there is none.
+        """
+        try:
+            return self._units[name]
+        except KeyError:
+            raise NotFound(f"no unit {name!r}", param="name") from None
+
+    def remove(self, name: str) -> Unit:
+        """Forget a unit; its requests in flight go on."""
+        unit = self.get(name)
+        # A decision under way may hold the unit still.
+        unit.draining = True
+        del self._units[name]
+        return unit
+
+    def all(self) -> list[Unit]:
+        """Every unit, sorted by name."""
+        return [self._units[name] for name in sorted(self._units)]
+
+    def eligible(self, model: str | None) -> list[Unit]:
+        """Healthy units that do not drain and serve ``model`` (None: any), sorted by name."""
+        return [
+            unit
+            for unit in self.all()
+            if unit.healthy and not unit.draining and (model is None or model in unit.models)
+        ]
+
+    def models(self) -> dict[str, ModelCard]:
+        """The cards of every model that some unit, healthy or not, has listed."""
+        return {name: card for unit in self.all() for name, card in unit.models.items()}
+
+
+def parse_unit(text: str) -> Unit:
+    """``NAME=ENGINE_URL[,PREDICTOR_URL]``, as ``--unit`` takes it.
+
+    Raises:
+        BadRequest: the text has another form or a URL is not http(s).
+    """
+    name, equals, urls = text.partition("=")
+    engine_url, _, predictor_url = urls.partition(",")
+    if not equals or not name.strip() or not engine_url:
+        raise BadRequest(f"unit {text!r} must look like NAME=ENGINE_URL[,PREDICTOR_URL]")
+    return new_unit(name.strip(), engine_url.strip(), predictor_url.strip() or None)
+
+
+def new_unit(name: str, engine_url: str, predictor_url: str | None) -> Unit:
+    """A unit with checked URLs.
+
+    Raises:
+        BadRequest: the name is not a plain word or a URL is not http(s)://host[:port].
+    """
+    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(name) > 64:
+        raise BadRequest(f"unit name {name!r} must be letters, digits, '-', '_', '.'", param="name")
+    return Unit(
+        name,
+        _checked_url("engine_url", engine_url),
+        None if predictor_url is None else _checked_url("predictor_url", predictor_url),
+    )
+
+
+def _checked_url(key: str, url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if scheme not in ("http", "https") or not separator or not rest.strip("/"):
+        raise BadRequest(f"{key} must be http(s)://host[:port], got {url!r}", param=key)
+    return url.rstrip("/")
