@@ -14,7 +14,7 @@ from exp.emulator.options import EmulatorOptions
 from exp.emulator.server import EmulatedServer
 from predictor.errors import ConfigurationError
 from predictor.step_time.gpus import GPUS, find_gpu
-from predictor.vllm_plugin.shared_memory import SnapshotWriter
+from predictor.vllm_plugin.publisher import SnapshotPublisher
 from wire.model_config import ConfigError, load_model_config
 
 
@@ -23,7 +23,8 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         options = _options(arguments)
-        app = create_app(EmulatedServer(options, SnapshotWriter(options.engine_id)))
+        publisher = SnapshotPublisher(options.engine_id, arguments.snapshot_listen)
+        app = create_app(EmulatedServer(options, publisher))
     except (ConfigError, ConfigurationError) as error:
         sys.exit(f"error: {error}")
     uvicorn.run(
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model-config", type=Path, required=True, help="a file of config/")
     add("--gpu", default="A30", help=f"one of {', '.join(GPUS)}")
     add("--engine-id", help="names the snapshots; by default emulator-PORT")
+    add("--snapshot-listen", help="host:port or unix:/path at which to serve snapshots, too")
     add("--seed", type=int, default=0, help="of the lengths of answers and of the noise")
     add("--noise", type=_number(0.0), default=0.0, help="spread of step times, such as 0.05")
     add("--speed", type=_number(1e-6), default=1.0, help="divides step times")

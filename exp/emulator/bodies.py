@@ -120,7 +120,7 @@ def parse_body(raw: bytes, body_type: type[Body]) -> Body:
     """
     try:
         body = msgspec.json.decode(raw, type=body_type)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequestError(f"Invalid request body: {error}") from error
     if body.n is not None and body.n != 1:
         raise BadRequestError(f"n must be 1, got {body.n}.", "n")

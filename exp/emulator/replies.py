@@ -25,7 +25,8 @@ class Reply:
     def __init__(self, reply_id: str, model: str, created: int, generation: Generation) -> None:
         self._generation = generation
         self._head: dict[str, Any] = {"id": reply_id, "created": created, "model": model}
-        self._chunk_parts = self._chunk(self._choice(_TEXT_MARK, None)).split(_encode(_TEXT_MARK))
+        template = self._chunk(self._choice(_TEXT_MARK, None))
+        self._before_text, _, self._after_text = template.rpartition(_encode(_TEXT_MARK))
 
     def whole(self) -> bytes:
         """The answer to a request without streaming."""
@@ -49,14 +50,13 @@ class Reply:
     def _token_chunks(self, start: int, stop: int) -> Iterator[bytes]:
         """Chunks differ only in their text, so the rest is encoded once."""
         generation = self._generation
-        before, after = self._chunk_parts
         is_finished = generation.is_finished
         for index in range(start, stop):
             text = generation.answer.delta(index)
             if is_finished and index == generation.num_tokens - 1:
                 yield self._chunk(self._choice(text, generation.seq.finish_reason))
             else:
-                yield before + _encode(text) + after
+                yield self._before_text + _encode(text) + self._after_text
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         return self._event({"choices": [choice]})

@@ -25,15 +25,15 @@ from exp.emulator.tokens import (
 from predictor.simulator.scheduler import Scheduler
 from predictor.simulator.sequence import Sequence
 from predictor.step_time.roofline import RooflineStepTime
-from predictor.vllm_plugin.shared_memory import SnapshotWriter
+from predictor.vllm_plugin.publisher import SnapshotPublisher
 
 
 class EmulatedServer:
-    """Owns the engine, and the writer that gets each encoded snapshot."""
+    """Owns the engine, and the publisher of its snapshots."""
 
-    def __init__(self, options: EmulatorOptions, writer: SnapshotWriter) -> None:
+    def __init__(self, options: EmulatorOptions, publisher: SnapshotPublisher) -> None:
         self.options = options
-        self._writer = writer
+        self._publisher = publisher
         self.model_name = options.model.model_name
         self.encoder = make_encoder(options.tokenizer)
         scheduler = Scheduler(options.limits())
@@ -41,7 +41,9 @@ class EmulatedServer:
         rng = random.Random(f"{options.seed}/{options.engine_id}")
         step_time = RooflineStepTime(options.model, options.gpu)
         timer = StepTimer(step_time, rng, options.noise, options.speed)
-        exporter = SnapshotExporter(options.engine_id, self.model_name, scheduler, writer.write)
+        exporter = SnapshotExporter(
+            options.engine_id, self.model_name, scheduler, publisher.publish
+        )
         self.engine = Engine(scheduler, timer, self.metrics, exporter)
 
     def check(self, body: GenerationBody) -> None:
@@ -89,8 +91,8 @@ class EmulatedServer:
         self.engine.abort(generation.seq.request_id)
 
     def close(self) -> None:
-        """Take the snapshot back."""
-        self._writer.close()
+        """Take the snapshot back and stop serving it."""
+        self._publisher.close()
 
 
 def make_encoder(tokenizer: Path | None) -> Encoder:

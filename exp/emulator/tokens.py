@@ -28,7 +28,7 @@ class EstimatingEncoder:
 
     def encode(self, text: str) -> bytes:
         """The UTF-8 bytes themselves."""
-        return text.encode("utf-8", errors="surrogatepass")
+        return text.encode()
 
 
 class TokenizerEncoder:

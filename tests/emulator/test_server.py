@@ -184,7 +184,8 @@ def test_bad_requests(
 
 def test_malformed_json_and_unknown_path(emulator: RunningEmulator) -> None:
     """Neither crashes the server; both get error JSON."""
-    assert raw_post(emulator, "/v1/completions", b'{"model": ')[0] == 400
+    for body in (b'{"model": ', b'{"prompt": "\xff"}', b'{"prompt": ' + b"[" * 9000, b"[]", b""):
+        assert raw_post(emulator, "/v1/completions", body)[0] == 400
     status, body = raw_post(emulator, "/v1/nothing", b"{}")
     assert (status, json.loads(body)["error"]["type"]) == (404, "NotFoundError")
 
@@ -212,7 +213,9 @@ def test_a_client_that_leaves_frees_its_blocks(emulator: RunningEmulator, stream
     """An abort takes effect before the next step, with streaming and without."""
     aborted = emulator.metric("vllm:request_success_total")
     body = {"model": MODEL, "prompt": "Hi" * 99, "max_tokens": 1900, "stream": stream}
-    connection = open_post(emulator, "/v1/completions", json.dumps(body | {"ignore_eos": True}))
+    connection = open_post(
+        emulator, "/v1/completions", json.dumps(body | {"ignore_eos": True}).encode()
+    )
     wait_until(lambda: len(emulator.snapshot().running) == 1)
     connection.close()
     wait_until(lambda: not emulator.snapshot().running)
@@ -294,18 +297,18 @@ def test_bad_options_are_refused_by_name(tmp_path: Path) -> None:
         assert "Traceback" not in ended.stderr.decode()
 
 
-def open_post(emulator: RunningEmulator, path: str, body: str) -> socket.socket:
+def open_post(emulator: RunningEmulator, path: str, body: bytes) -> socket.socket:
     """Send a request and leave the connection open."""
     host, port = emulator.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=10)
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
-    connection.sendall((head + body).encode())
+    connection.sendall(head.encode() + body)
     return connection
 
 
 def raw_post(emulator: RunningEmulator, path: str, body: bytes) -> tuple[int, bytes]:
     """Status and body of an answer to any bytes."""
-    with open_post(emulator, path, body.decode()) as connection:
+    with open_post(emulator, path, body) as connection:
         head, _, rest = connection.recv(65536).partition(b"\r\n\r\n")
         while not rest:
             rest = connection.recv(65536)
