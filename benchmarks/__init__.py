@@ -1,1 +1,1 @@
-"""Every number that the documentation quotes: each module prints one JSON object on its last line."""
+"""Every number that the documentation quotes; each module prints JSON on its last line."""

@@ -75,7 +75,7 @@ class PredictionClient:
         self._clock = clock
         self._deadline_s = deadline_s
         self._window_s = window_s
-        self._mailboxes: dict[str, _Mailbox] = {}
+        self._mailboxes: dict[tuple[str, bool], _Mailbox] = {}
         self._calls: set[asyncio.Task[None]] = set()
 
     async def ask(
@@ -115,7 +115,7 @@ class PredictionClient:
     ) -> asyncio.Future[Answer] | None:
         if unit.predictor_url is None:
             return None
-        mailbox = self._mailboxes.setdefault(f"{unit.predictor_url} {simulate}", _Mailbox())
+        mailbox = self._mailboxes.setdefault((unit.name, simulate), _Mailbox())
         now_s = self._clock()
         if now_s < mailbox.paused_until_s:
             self._metrics.prediction_missing(unit.name, "paused")

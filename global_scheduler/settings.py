@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from global_scheduler.policies import POLICIES
 
@@ -40,7 +49,7 @@ class GatewaySettings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8200, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    unit: list[str] = Field(
+    unit: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         description="a unit as NAME=ENGINE_URL[,PREDICTOR_URL]; repeat for each unit",
     )
@@ -69,7 +78,7 @@ class GatewaySettings(BaseSettings):
         description="tokenizer.json (or its folder) to count prompt tokens with; without it they "
         "are estimated and corrected by the engines' usage figures",
     )
-    api_key: list[SecretStr] = Field(
+    api_key: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list, description="a key that clients must send; repeat for several"
     )
     engine_api_key: SecretStr | None = Field(
@@ -81,6 +90,14 @@ class GatewaySettings(BaseSettings):
     )
     seed: int | None = Field(None, description="seed of random choices, for repeatable runs")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("unit", "api_key", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        """Repeated flags arrive joined by commas; the comma inside a unit stands before a URL."""
+        if not isinstance(value, str):
+            return value
+        return [part for part in re.split(r",(?!https?://)", value) if part]
 
     @property
     def is_loopback(self) -> bool:

@@ -1,0 +1,146 @@
+"""What the gateway adds to an engine that answers at once.
+
+Direct and through the gateway in turn, several rounds, medians; the gateway on a core of its own
+where the system lets processes be pinned. Two ways of routing: ``round_robin`` (the data path
+alone, the top-level figures) and ``min_new_request_latency`` with instant sidecars (under
+``predictive``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvloop
+
+from benchmarks.http_load import LoadResult, closed_loop
+from benchmarks.processes import Child, free_port, pin
+
+BODY = json.dumps({"model": "instant", "prompt": "word " * 200, "max_tokens": 16}).encode()
+STREAM_BODY = b'{"stream":true,' + BODY[1:]
+NUM_UNITS = 4
+NUM_CONNECTIONS = 32
+
+
+async def _ready(port: int, num_units: int) -> None:
+    deadline_s = time.monotonic() + 30
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline_s:
+            try:
+                async with session.get(f"http://127.0.0.1:{port}/health") as response:
+                    if (await response.json())["healthy"] == num_units:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.1)
+    raise TimeoutError(f"the gateway on port {port} is not ready")
+
+
+async def _load(port: int, body: bytes, num_connections: int, duration_s: float) -> LoadResult:
+    result = await closed_loop(
+        port, "/v1/completions", body, num_connections=num_connections, duration_s=duration_s
+    )
+    if result.num_errors:
+        raise RuntimeError(f"{result.num_errors} of {result.num_requests} requests failed")
+    return result
+
+
+async def _round(ports: dict[str, int], duration_s: float) -> dict[str, dict[str, float]]:
+    figures: dict[str, dict[str, float]] = {}
+    for name, port in ports.items():
+        whole = await _load(port, BODY, NUM_CONNECTIONS, duration_s)
+        alone = await _load(port, BODY, 1, duration_s)
+        stream = await _load(port, STREAM_BODY, NUM_CONNECTIONS, duration_s)
+        stream_alone = await _load(port, STREAM_BODY, 1, duration_s)
+        figures[name] = {
+            "rps": whole.num_requests / whole.duration_s,
+            "ms_p50_c1": statistics.median(alone.latencies_s) * 1e3,
+            "chunks_per_s": stream.num_chunks / stream.duration_s,
+            "ttft_ms_p50_c1": statistics.median(stream_alone.first_byte_s) * 1e3,
+        }
+    return figures
+
+
+def _medians(rounds: list[dict[str, dict[str, float]]], name: str) -> dict[str, float]:
+    keys = rounds[0][name]
+    return {key: statistics.median(figures[name][key] for figures in rounds) for key in keys}
+
+
+def _against(direct: dict[str, float], through: dict[str, float], rss_mb: float) -> dict[str, Any]:
+    return {
+        "direct_rps": round(direct["rps"]),
+        "gateway_rps": round(through["rps"]),
+        "added_ms_p50_c1": round(through["ms_p50_c1"] - direct["ms_p50_c1"], 3),
+        "added_ttft_ms_p50_c1": round(through["ttft_ms_p50_c1"] - direct["ttft_ms_p50_c1"], 3),
+        "direct_chunks_per_s": round(direct["chunks_per_s"]),
+        "chunks_per_s": round(through["chunks_per_s"]),
+        "rss_mb": round(rss_mb, 1),
+    }
+
+
+async def measure(num_rounds: int, duration_s: float) -> dict[str, Any]:
+    """Run the benchmark; the result is the JSON object that ``main`` prints."""
+    cores = pin(os.getpid(), 0)
+    engine_port = free_port()
+    engine = Child([sys.executable, "-m", "benchmarks.instant_engine", "--port", str(engine_port)])
+    pin(engine.pid, 0)
+    url = f"http://127.0.0.1:{engine_port}"
+    units = [f"--unit=u{index}={url},{url}" for index in range(NUM_UNITS)]
+    gateways: dict[str, tuple[int, Child]] = {}
+    try:
+        for policy in ("round_robin", "min_new_request_latency"):
+            port = free_port()
+            command = ["-m", "global_scheduler", f"--port={port}", f"--policy={policy}", *units]
+            child = Child([sys.executable, *command, "--log-level=warning"])
+            pin(child.pid, 1)
+            gateways[policy] = (port, child)
+            await _ready(port, NUM_UNITS)
+        ports = {"direct": engine_port} | {name: port for name, (port, _) in gateways.items()}
+        rounds = []
+        for index in range(num_rounds):
+            rounds.append(await _round(ports, duration_s))
+            print(f"round {index + 1}/{num_rounds}: {rounds[-1]}", file=sys.stderr)
+        direct = _medians(rounds, "direct")
+        results = {
+            policy: _against(direct, _medians(rounds, policy), child.rss_mb())
+            for policy, (_, child) in gateways.items()
+        }
+    finally:
+        for _, child in gateways.values():
+            child.stop()
+        engine.stop()
+    return results["round_robin"] | {
+        "predictive": results["min_new_request_latency"],
+        "connections": NUM_CONNECTIONS,
+        "rounds": num_rounds,
+        "pinned": cores,
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """Parse arguments, measure, print one JSON line (and write it where asked)."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds to take medians over")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")
+    parser.add_argument("--output", type=Path, help="also write the JSON here")
+    arguments = parser.parse_args()
+    result = json.dumps(uvloop.run(measure(arguments.rounds, arguments.seconds)))
+    if arguments.output:
+        arguments.output.write_text(result + "\n")
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
