@@ -8,7 +8,7 @@ from typing import Literal
 
 from predictor.step_time.gpus import Gpu
 from predictor.step_time.roofline import num_gpu_blocks
-from wire.model_config import ConfigError, ModelConfig
+from wire.model_config import ModelConfig
 from wire.snapshot import EngineLimits
 
 
@@ -35,18 +35,12 @@ class EmulatorOptions:
             ConfigError: the KV cache could not hold one sequence of ``max_model_len``.
         """
         model = self.model
-        blocks = num_gpu_blocks(model, self.gpu)
-        if blocks * model.block_size < model.max_model_len:
-            raise ConfigError(
-                f"num_gpu_blocks {blocks} x block_size {model.block_size} is less than "
-                f"max_model_len {model.max_model_len}"
-            )
         return EngineLimits(
             max_num_seqs=model.max_batch_size,
             max_num_batched_tokens=model.chunk_size,
             max_model_len=model.max_model_len,
             block_size=model.block_size,
-            num_gpu_blocks=blocks,
+            num_gpu_blocks=num_gpu_blocks(model, self.gpu),
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             enable_prefix_caching=model.enable_prefix_caching,
             scheduling_policy=self.scheduling_policy,

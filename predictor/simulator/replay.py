@@ -56,12 +56,11 @@ def finish_times(
 
 def _finish_in_flight(live: LiveState, step_time: StepTimeModel, now: float) -> float:
     """Take in the batches in flight; seconds from ``now`` until the last of them ends."""
-    end = now
+    ends_at = 0.0
     for started_at, batch in live.in_flight:
-        start = max(started_at, end if end > now else started_at)
-        end = max(end, start + step_time.step_s(batch.shape()))
+        ends_at = max(started_at, ends_at) + step_time.step_s(batch.shape())
         live.scheduler.update(batch)
-    return end - now
+    return max(ends_at - now, 0.0)
 
 
 def _step_until_done(

@@ -44,19 +44,14 @@ def num_gpu_blocks(model: ModelConfig, gpu: Gpu) -> int:
     """KV blocks that a unit of this model holds on GPUs of this kind (``num_gpu_blocks`` if set).
 
     Raises:
-        ConfigError: the weights leave no room for one sequence of ``max_model_len``.
+        ConfigError: they cannot hold one sequence of ``max_model_len``.
     """
-    if model.num_gpu_blocks is not None:
-        return model.num_gpu_blocks
-    workers = model.tensor_parallel_size * model.pipeline_parallel_size
-    weights = num_parameters(model) * weight_bytes(model) / workers
-    free = gpu.memory_bytes * model.gpu_memory_utilization - weights - NON_KV_BYTES
-    layers = -(-model.num_layers // model.pipeline_parallel_size)
-    blocks = int(free // (model.block_size * layers * _kv_token_bytes(model)))
+    blocks = model.num_gpu_blocks or _num_blocks_beside_weights(model, gpu)
     if blocks * model.block_size < model.max_model_len:
+        workers = model.tensor_parallel_size * model.pipeline_parallel_size
         raise ConfigError(
-            f"{model.model_name} does not fit: {workers} x {gpu.name} hold {max(blocks, 0)} KV "
-            f"blocks, max_model_len {model.max_model_len} needs "
+            f"{model.model_name} does not fit: {workers} x {gpu.name} hold {blocks} KV blocks, "
+            f"max_model_len {model.max_model_len} needs "
             f"{-(-model.max_model_len // model.block_size)}"
         )
     return blocks
@@ -147,6 +142,15 @@ class RooflineStepTime:
         handover_ms = (model.pipeline_parallel_size - 1) * send_recv_ms(model, gpu, tokens)
         head_ms = lm_head_ms(model, gpu, shape.num_seqs)
         return (layer_ms * model.num_layers + handover_ms + head_ms) / 1e3 + gpu.step_overhead_s
+
+
+def _num_blocks_beside_weights(model: ModelConfig, gpu: Gpu) -> int:
+    """Blocks in the memory that weights and activations leave."""
+    workers = model.tensor_parallel_size * model.pipeline_parallel_size
+    weights = num_parameters(model) * weight_bytes(model) / workers
+    free = gpu.memory_bytes * model.gpu_memory_utilization - weights - NON_KV_BYTES
+    layers = -(-model.num_layers // model.pipeline_parallel_size)
+    return max(int(free // (model.block_size * layers * _kv_token_bytes(model))), 0)
 
 
 def _qkv_width(model: ModelConfig) -> int:

@@ -68,7 +68,7 @@ def test_parameters_are_those_of_the_real_models(name: str, billions: float) -> 
 def test_kv_blocks_follow_from_memory() -> None:
     """What weights leave of the memory becomes KV blocks; a number in the file wins."""
     assert num_gpu_blocks(model("llama"), find_gpu("A30")) == pytest.approx(1052, rel=0.05)
-    assert num_gpu_blocks(model("llama", num_gpu_blocks=77), find_gpu("A30")) == 77
+    assert num_gpu_blocks(model("llama", num_gpu_blocks=777), find_gpu("A30")) == 777
     assert num_gpu_blocks(model("llama"), find_gpu("H200")) > num_gpu_blocks(
         model("llama"), find_gpu("A100-80G")
     )
@@ -78,6 +78,8 @@ def test_a_model_that_does_not_fit_is_refused() -> None:
     """The error names the model, the GPU and how many blocks are missing."""
     with pytest.raises(ConfigError, match=r"Llama-2-70b-hf does not fit: 4 x L4 hold 0 KV blocks"):
         num_gpu_blocks(model("llama70b"), find_gpu("L4"))
+    with pytest.raises(ConfigError, match=r"A30 hold 7 KV blocks, max_model_len 4096 needs 256"):
+        num_gpu_blocks(model("llama", num_gpu_blocks=7), find_gpu("A30"))
 
 
 def test_an_unknown_gpu_is_refused_by_name() -> None:
