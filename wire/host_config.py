@@ -21,7 +21,10 @@ from pydantic import (
 from wire.model_config import ConfigError, ModelConfig, describe, load_model_config
 
 PLACEHOLDERS = frozenset(
-    {"port", "model", "model_config", "tensor_parallel_size", "engine_id", "gpu_type", "python"}
+    {
+        *("port", "engine_id", "gpu_type", "python", "model", "model_config", "max_model_len"),
+        *("max_num_seqs", "max_num_batched_tokens", "tensor_parallel_size"),
+    }
 )
 """What ``vllm_command`` may refer to."""
 
@@ -94,8 +97,9 @@ class Node(SshTarget):
     gpu_type: str = Field(min_length=1)
     num_gpus: PositiveInt
     model_config_path: PlainPath = Field(
+        default="config/llama_config.json",
         alias="model_config",
-        description="such as config/llama_config.json, in the project's folder",
+        description="in the project's folder",
     )
     vllm_command: ServerCommand | None = Field(
         default=None,

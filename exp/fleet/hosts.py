@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from exp.fleet.plan import Part, Plan
-from wire.host_config import HostConfigs, Node, SshTarget, UnitAddress, gpus_per_unit
+from wire.host_config import PLACEHOLDERS, HostConfigs, Node, SshTarget, UnitAddress, gpus_per_unit
 from wire.model_config import ModelConfig, load_model_config
 
 VENV_PYTHON = ".venv/bin/python"
@@ -68,14 +69,18 @@ def _node_parts(configs: HostConfigs, node: Node, project: Path) -> list[Part]:
 
 def _engine(node: Node, unit: UnitAddress, model: ModelConfig) -> Part:
     values = {
-        "port": str(unit.engine_port),
-        "model": model.model_name,
-        "model_config": node.model_config_path,
-        "tensor_parallel_size": str(model.tensor_parallel_size),
+        "port": unit.engine_port,
         "engine_id": unit.name,
         "gpu_type": node.gpu_type,
         "python": node.python or VENV_PYTHON,
+        "model": model.model_name,
+        "model_config": node.model_config_path,
+        "max_model_len": model.max_model_len,
+        "max_num_seqs": model.max_batch_size,
+        "max_num_batched_tokens": model.chunk_size,
+        "tensor_parallel_size": model.tensor_parallel_size,
     }
+    assert values.keys() == PLACEHOLDERS, "host files are checked against these names"
     words = [_filled(word, values) for word in shlex.split(node.vllm_command or "")]
     first = unit.index * gpus_per_unit(model)
     devices = ",".join(str(first + index) for index in range(gpus_per_unit(model)))
@@ -85,14 +90,18 @@ def _engine(node: Node, unit: UnitAddress, model: ModelConfig) -> Part:
         command=tuple(words),
         url=_local_url(unit.engine_port),
         # The plug-in is imported from the installation, whatever environment vLLM runs in.
-        env={"CUDA_VISIBLE_DEVICES": devices, "PYTHONPATH": "."},
+        env={
+            "CUDA_VISIBLE_DEVICES": devices,
+            "PYTHONPATH": ".",
+            "ASTROLABE_ENGINE_ID": unit.name,
+        },
     )
 
 
-def _filled(word: str, values: dict[str, str]) -> str:
+def _filled(word: str, values: Mapping[str, object]) -> str:
     """The word with its placeholders replaced; other braces (JSON options) stay as they are."""
     for key, value in values.items():
-        word = word.replace(f"{{{key}}}", value)
+        word = word.replace(f"{{{key}}}", str(value))
     return word
 
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
+from exp.fleet.errors import FleetError
 from exp.fleet.plan import Part, Plan
+from exp.vllm_cpu.command import vllm_command
 
 FIRST_ENGINE_PORT = 8001
 FIRST_SIDECAR_PORT = 8101
 GATEWAY_PORT = 8200
 EMULATED_MODEL_CONFIG = "config/llama_config.json"
 EMULATED_GPU = "A30"
+VLLM_CPU_MODEL_CONFIG = "config/smollm_config.json"
+VLLM_CPU_GPU = "CPU"
+VLLM_CPU_MODEL = ".astrolabe/models/SmolLM2-135M-Instruct"
+VLLM_CPU_PYTHON = ".venv-vllm/bin/python"
 EMULATED_NOISE = 0.05
 """Relative deviation of emulated step times, so that predictions have something to miss."""
 
@@ -23,6 +31,42 @@ def emulated_plan(num_units: int, speed: float, port_offset: int) -> Plan:
         parts += [engine, _sidecar(index, engine, EMULATED_MODEL_CONFIG, EMULATED_GPU, port_offset)]
     label = f"{num_units} emulated units"
     return Plan(label=label, parts=(*parts, _gateway(parts, port_offset)))
+
+
+def vllm_cpu_plan(num_units: int, port_offset: int) -> Plan:
+    """Real vLLM servers on this CPU with their sidecars, and the gateway."""
+    parts = []
+    for index in range(num_units):
+        engine = _vllm_cpu(index, port_offset)
+        sidecar = _sidecar(index, engine, VLLM_CPU_MODEL_CONFIG, VLLM_CPU_GPU, port_offset)
+        parts += [engine, sidecar]
+    gateway = _gateway(parts, port_offset, {"--tokenizer": VLLM_CPU_MODEL})
+    return Plan(label=f"{num_units} vLLM units on the CPU", parts=(*parts, gateway))
+
+
+def install_vllm_cpu(project: Path) -> None:
+    """Make vLLM's own environment and the model; nothing is done when both are there.
+
+    Raises:
+        FleetError: the installation failed, with its own words on the terminal.
+    """
+    script = "exp/vllm_cpu/install.sh"
+    if subprocess.run(["bash", script], cwd=project, check=False).returncode != 0:
+        raise FleetError(f"{script} failed (see above). Once the cause is gone, run this again.")
+
+
+def _vllm_cpu(index: int, port_offset: int) -> Part:
+    name = f"unit-{index + 1}"
+    port = FIRST_ENGINE_PORT + index + port_offset
+    command = vllm_command(Path(VLLM_CPU_PYTHON), Path(VLLM_CPU_MODEL), port, name)
+    unset = [word for key in command.unset for word in ("-u", key)]
+    return Part(
+        role="engine",
+        name=name,
+        command=("env", *unset, *command.argv),
+        url=_local_url(port),
+        env=command.env,
+    )
 
 
 def _emulator(index: int, speed: float, port_offset: int) -> Part:
@@ -59,12 +103,13 @@ def _sidecar(index: int, engine: Part, model_config: str, gpu: str, port_offset:
     )
 
 
-def _gateway(parts: list[Part], port_offset: int) -> Part:
+def _gateway(parts: list[Part], port_offset: int, options: dict[str, str] | None = None) -> Part:
     port = GATEWAY_PORT + port_offset
     engines = [part for part in parts if part.role == "engine"]
     sidecars = {part.name: part for part in parts if part.role == "sidecar"}
     units = [f"--unit={part.name}={part.url},{sidecars[part.name].url}" for part in engines]
-    command = (*_python_module("global_scheduler", {"--port": str(port)}), *units)
+    module = _python_module("global_scheduler", {"--port": str(port), **(options or {})})
+    command = (*module, *units)
     return Part(role="gateway", name="gateway", command=command, url=_local_url(port))
 
 
