@@ -14,10 +14,9 @@ from predictor.simulator.sequence import Sequence
 from predictor.step_time.base import BatchShape
 from wire.snapshot import BatchInFlight, EngineSnapshot, SequenceState, StepRecord
 
-NUM_RECENT_STEPS = 32
-
-MAX_PREFIX_LOOKUPS = 64
-"""Waiting sequences whose prefix-cache hit is looked up for a snapshot; it costs per sequence."""
+NUM_RECENT_STEPS = 64
+MAX_WAITING = 256
+"""The limits of vLLM's plug-in, which keep the cost of a snapshot bounded."""
 
 
 class SnapshotExporter:
@@ -65,14 +64,7 @@ class SnapshotExporter:
 
     def _export(self, now: float, in_flight: list[BatchInFlight]) -> None:
         scheduler = self._scheduler
-        waiting = [
-            self._state(seq, self._num_cached_tokens(seq))
-            for seq in itertools.islice(scheduler.waiting, MAX_PREFIX_LOOKUPS)
-        ]
-        waiting += [
-            self._state(seq, 0)
-            for seq in itertools.islice(scheduler.waiting, MAX_PREFIX_LOOKUPS, None)
-        ]
+        waiting = list(itertools.islice(scheduler.waiting, MAX_WAITING))
         snapshot = EngineSnapshot(
             engine_id=self._engine_id,
             model=self._model,
@@ -80,7 +72,8 @@ class SnapshotExporter:
             time=now,
             limits=scheduler.limits,
             running=[self._state(seq, 0) for seq in scheduler.running],
-            waiting=waiting,
+            waiting=[self._state(seq, self._num_cached_tokens(seq)) for seq in waiting],
+            num_waiting_left_out=len(scheduler.waiting) - len(waiting),
             num_free_blocks=scheduler.kv_cache.pool.num_free,
             num_preemptions=self._num_preemptions,
             in_flight=in_flight,

@@ -21,8 +21,8 @@ class Chunk:
 
     @property
     def is_decode(self) -> bool:
-        """One token after the whole prompt."""
-        return self.num_tokens == 1 and self.context >= self.seq.num_prompt_tokens
+        """One token, which is how attention kernels tell decodes from prefills."""
+        return self.num_tokens == 1
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ def from_snapshot(
 
     A snapshot has counts of blocks, not their contents. Blocks that running sequences share are
     shared here too, and the prefix-cache hits of waiting sequences are laid into free blocks; what
-    else the prefix cache holds is unknown and left out.
+    else the prefix cache holds is unknown and left out, as is the end of a very long queue.
     """
     scheduler = Scheduler(snapshot.limits)
     states = {state.request_id: state for state in (*snapshot.running, *snapshot.waiting)}
@@ -88,7 +88,9 @@ def _hand_out_blocks(scheduler: Scheduler, snapshot: EngineSnapshot) -> None:
         shared -= len(borrowed)
         pool.touch(borrowed)
         seq.blocks = borrowed + pool.allocate(min(state.num_blocks - len(borrowed), pool.num_free))
-        scheduler.kv_cache.cache_full_blocks(seq, min(seq.num_computed_tokens, seq.num_tokens))
+        num_slots = len(seq.blocks) * snapshot.limits.block_size
+        num_known = min(seq.num_computed_tokens, seq.num_tokens, num_slots)
+        scheduler.kv_cache.cache_full_blocks(seq, num_known)
         lender = max(lender, seq.blocks, key=len)
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 class BatchShape:
     """What a batch costs depends on, as sums; the same features as ``wire.snapshot.StepRecord``.
 
-    A chunk is a *decode* when it is one token that follows a whole prompt, else a *prefill*.
+    A chunk of one token is a *decode*, as attention kernels see it, a longer one a *prefill*.
     """
 
     num_prefill_tokens: int = 0
