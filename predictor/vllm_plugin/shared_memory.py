@@ -131,7 +131,7 @@ class SnapshotReader:
                 return payload
             time.sleep(RETRY_PAUSE_S)
         # A writer that died halfway through leaves what looks like an endless write.
-        self._check_alive()
+        self.check_alive()
         raise SnapshotTorn(f"{self.path}: the engine wrote at each of {MAX_ATTEMPTS} attempts")
 
     def try_read(self) -> bytes | None:
@@ -149,7 +149,7 @@ class SnapshotReader:
         if sequence % 2 or os.pread(self._fd, _HEADER.size, 0) != before:
             return None
         self._check(payload, num_bytes, checksum)
-        self._check_alive()
+        self.check_alive()
         return payload
 
     def _check(self, payload: bytes, num_bytes: int, checksum: int) -> None:
@@ -160,7 +160,8 @@ class SnapshotReader:
         if zlib.crc32(payload) != checksum:
             raise SnapshotCorrupt(f"{self.path}: wrong checksum")
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raises SnapshotStale when the writer of the open file has ended."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
