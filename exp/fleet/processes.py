@@ -51,6 +51,12 @@ def start_process(
     return ProcessId(process.pid, try_start_mark(process.pid) or "ended at once")
 
 
+def interrupt_on_termination() -> None:
+    """Let TERM and HUP do what Ctrl-C does, so that all of them clean up. Main thread only."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def interrupts_deferred() -> Iterator[None]:
     """Hold back Ctrl-C, TERM and HUP until the block ends; then raise KeyboardInterrupt.

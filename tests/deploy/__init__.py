@@ -1,0 +1,1 @@
+"""Setting up, deploying, looking at and stopping fleets."""
