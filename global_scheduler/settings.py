@@ -47,34 +47,47 @@ class GatewaySettings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8200, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=8200, ge=0, le=65535, description="port to listen on; 0 takes a free one"
+    )
     unit: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
         description="a unit as NAME=ENGINE_URL[,PREDICTOR_URL]; repeat for each unit",
     )
-    hosts: Path | None = Field(None, description="a host configuration file that lists the units")
-    policy: PolicyName = Field("min_new_request_latency", description="how a unit is chosen")
+    hosts: Path | None = Field(
+        default=None, description="a host configuration file that lists the units"
+    )
+    policy: PolicyName = Field(
+        default="min_new_request_latency", description="how a unit is chosen"
+    )
     num_query_predictors: NonNegativeInt = Field(
-        0, description="sidecars asked for each request, drawn at random (power of k); 0 asks all"
+        default=0,
+        description="sidecars asked for each request, drawn at random (power of k); 0 asks all",
     )
     prediction_deadline_ms: PositiveFloat = Field(
-        50.0, description="answers that take longer are not waited for"
+        default=50.0, description="answers that take longer are not waited for"
     )
     coalesce_ms: NonNegativeFloat = Field(
-        1.0, description="requests that arrive within this time share one call to each sidecar"
+        default=1.0,
+        description="requests that arrive within this time share one call to each sidecar",
     )
-    max_body_bytes: PositiveInt = Field(4 << 20, description="larger request bodies get a 413")
+    max_body_bytes: PositiveInt = Field(
+        default=4 << 20, description="larger request bodies get a 413"
+    )
     max_attempts: PositiveInt = Field(
-        3, description="units tried for a request that fails before its first byte"
+        default=3, description="units tried for a request that fails before its first byte"
     )
     engine_timeout_s: PositiveFloat = Field(
-        600.0, description="longest silence of an engine before its request counts as failed"
+        default=600.0,
+        description="longest silence of an engine before its request counts as failed",
     )
-    health_interval_s: PositiveFloat = Field(1.0, description="time between health checks")
-    health_timeout_s: PositiveFloat = Field(2.0, description="a slower health answer is a failure")
+    health_interval_s: PositiveFloat = Field(default=1.0, description="time between health checks")
+    health_timeout_s: PositiveFloat = Field(
+        default=2.0, description="a slower health answer is a failure"
+    )
     tokenizer: Path | None = Field(
-        None,
+        default=None,
         description="tokenizer.json (or its folder) to count prompt tokens with; without it they "
         "are estimated and corrected by the engines' usage figures",
     )
@@ -82,13 +95,16 @@ class GatewaySettings(BaseSettings):
         default_factory=list, description="a key that clients must send; repeat for several"
     )
     engine_api_key: SecretStr | None = Field(
-        None, description="the key that the engines ask for; without it clients' keys pass through"
+        default=None,
+        description="the key that the engines ask for; without it clients' keys pass through",
     )
     admin_token: SecretStr | None = Field(
-        None,
+        default=None,
         description="token for /admin; without one /admin answers only when bound to loopback",
     )
-    seed: int | None = Field(None, description="seed of random choices, for repeatable runs")
+    seed: int | None = Field(
+        default=None, description="seed of random choices, for repeatable runs"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("unit", "api_key", mode="before")

@@ -1,0 +1,68 @@
+"""What routing reads of a body, and how bad bodies are refused."""
+
+import pytest
+
+from global_scheduler.bodies import parse_chat, parse_completion
+from global_scheduler.errors import BadRequest
+
+
+@pytest.mark.parametrize(
+    ("prompt", "texts", "num_given"),
+    [
+        (b'"hi"', ("hi",), 0),
+        (b'["a","b"]', ("a", "b"), 0),
+        (b"[1,2,3]", (), 3),
+        (b"[[1,2],[3]]", (), 3),
+        ('"日本語 🌠"'.encode(), ("日本語 🌠",), 0),
+    ],
+)
+def test_every_form_of_prompt_is_counted(
+    prompt: bytes, texts: tuple[str, ...], num_given: int
+) -> None:
+    """OpenAI allows a text, texts, token ids, and lists of token ids."""
+    request = parse_completion(b'{"prompt":' + prompt + b',"unknown":{"x":1}}')
+    assert (request.texts, request.num_given_tokens) == (texts, num_given)
+
+
+def test_chat_content_may_come_in_parts() -> None:
+    """Texts of parts count, images do not."""
+    request = parse_chat(
+        b'{"messages":[{"role":"system","content":"s"},{"role":"user","content":'
+        b'[{"type":"text","text":"t"},{"type":"image_url","image_url":{"url":"x"}}]}],'
+        b'"max_tokens":9,"max_completion_tokens":5,"stream":true}'
+    )
+    assert request.texts == ("s", "t")
+    assert request.max_tokens == 5
+    assert request.stream
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        (b"{", None, "not valid JSON"),
+        (b"\xff\xfe", None, "not valid JSON"),
+        (b"[]", None, "Expected `object`"),
+        (b"{}", "prompt", "provide a prompt"),
+        (b'{"prompt":5}', "prompt", "Expected"),
+        (b'{"prompt":"x","max_tokens":-1}', "max_tokens", "got -1"),
+        (b'{"prompt":"x","max_tokens":0}', "max_tokens", "at least 1"),
+        (b'{"prompt":"x","max_tokens":"9"}', "max_tokens", "Expected `int"),
+        (b'{"prompt":"x","max_tokens":NaN}', None, "not valid JSON"),
+        (b'{"prompt":"x","n":0}', "n", "got 0"),
+        (b'{"prompt":"x","stream":"yes"}', "stream", "Expected `bool"),
+        (b'{"prompt":' + b"[" * 100_000, "prompt[0][0]", "Expected `int`"),
+        (b'{"x":' + b"[" * 100_000, None, "nested too deeply"),
+    ],
+)
+def test_bad_bodies_name_the_field(body: bytes, param: str | None, words: str) -> None:
+    """A client learns which field is wrong and what it held."""
+    with pytest.raises(BadRequest) as error:
+        parse_completion(body)
+    assert error.value.param == param
+    assert words in error.value.message
+
+
+def test_chat_needs_messages() -> None:
+    """An empty conversation is refused."""
+    with pytest.raises(BadRequest, match="at least one message"):
+        parse_chat(b'{"messages":[]}')
