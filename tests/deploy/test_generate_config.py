@@ -1,0 +1,108 @@
+"""A manifest of hosts becomes a cluster file, or an error that names what is wrong in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wire.host_config import load_host_configs
+
+PROJECT = Path(__file__).parents[2]
+HEADER = "hostname,user,gpu_type,num_gpus,model"
+
+
+def generate(folder: Path, manifest: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the generator on a CSV manifest."""
+    path = folder / "cluster.csv"
+    path.write_text(f"{HEADER}\n{manifest}\n")
+    return run(path, folder / "hosts.json", *options)
+
+
+def run(manifest: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the generator as users do."""
+    command = [sys.executable, "-m", "exp.generate_config", "--manifest", str(manifest)]
+    return subprocess.run(
+        [*command, "--output", str(output), *options],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_example_manifest_makes_the_example_cluster_file(tmp_path: Path) -> None:
+    """``config/host_configs.json`` is what the generator writes for ``cluster_example.yaml``."""
+    made = run(PROJECT / "config/cluster_example.yaml", tmp_path / "hosts.json")
+    assert made.returncode == 0, made.stderr
+    written = (tmp_path / "hosts.json").read_text()
+    assert written == (PROJECT / "config/host_configs.json").read_text()
+
+
+def test_csv_with_short_model_names_and_a_default_user(tmp_path: Path) -> None:
+    """Units are counted from GPUs, and --username fills in for nodes that name nobody."""
+    made = generate(tmp_path, "a,,A30,2,llama\nb,eve,H100,8,llama70b", "--username", "bob")
+    assert made.returncode == 0, made.stderr
+    configs = load_host_configs(tmp_path / "hosts.json")
+    assert [node.user for node in configs.nodes] == ["bob", "eve"]
+    assert [unit.name for unit in configs.units(PROJECT)] == ["a-1", "a-2", "b-1", "b-2"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("a,u,A3,1,llama", "a: unknown GPU 'A3'; known are A30"),
+        ("a,u,A30,1,llama70b", "a: num_gpus is 1, but one unit"),
+        ("a,u,A30,1,gpt", "unknown model 'gpt'; known are"),
+        ("a,u,A30,1,llama\na,u,A30,1,llama", "'a' stands for two nodes"),
+        ("a,u,A30,many,llama", "nodes.0.num_gpus"),
+        ("a,u,A30,1,llama,7", "(more columns)"),
+        ("-oX,u,A30,1,llama", "nodes.0.hostname"),
+        ("a,u,A30,1,", "nodes.0.model: Field required"),
+        ("", "nodes: List should have at least 1 item"),
+    ],
+)
+def test_mistakes_are_named_and_nothing_is_written(
+    tmp_path: Path, manifest: str, message: str
+) -> None:
+    """One line says which host, key and value; the output is not touched."""
+    made = generate(tmp_path, manifest)
+    assert made.returncode == 1
+    assert message in made.stderr
+    assert "Traceback" not in made.stderr
+    assert not (tmp_path / "hosts.json").exists()
+
+
+def test_a_new_model_comes_from_its_hugging_face_configuration(tmp_path: Path) -> None:
+    """--model-json makes the model configuration beside the cluster file that refers to it."""
+    source = {
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "vocab_size": 100,
+        "max_position_embeddings": 512,
+        "torch_dtype": "bfloat16",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(source))
+    options = ("--model-json", str(tmp_path / "config.json"))
+    written = PROJECT / "config/tiny_for_a_test_config.json"
+    try:
+        made = generate(tmp_path, "a,u,A30,1,me/Tiny-for-a-test", *options)
+        assert made.returncode == 0, made.stderr
+        model = json.loads(written.read_text())
+    finally:
+        written.unlink(missing_ok=True)
+    assert (model["model_name"], model["num_kv_heads"], model["head_dim"]) == (
+        "me/Tiny-for-a-test",
+        4,
+        16,
+    )
+    del source["vocab_size"]
+    (tmp_path / "config.json").write_text(json.dumps(source))
+    made = generate(tmp_path, "a,u,A30,1,me/Tiny-for-a-test", *options)
+    assert "'vocab_size' is missing" in made.stderr

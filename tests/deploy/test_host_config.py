@@ -1,0 +1,100 @@
+"""The cluster file is checked key by key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exp.fleet.hosts import host_plans
+from wire.host_config import HostConfigs, load_host_configs
+from wire.model_config import ConfigError
+
+PROJECT = Path(__file__).parents[2]
+NODE = {"hostname": "node1", "gpu_type": "A30", "num_gpus": 1}
+
+
+def write(folder: Path, **data: Any) -> Path:
+    """A cluster file."""
+    path = folder / "hosts.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_the_example_is_a_cluster_of_two_units() -> None:
+    """``config/host_configs.json`` loads and gives each unit its name and ports."""
+    units = load_host_configs(PROJECT / "config/host_configs.json").units(PROJECT)
+    assert [(unit.name, unit.engine_url, unit.predictor_url) for unit in units] == [
+        ("node1-1", "http://node1:8001", "http://node1:8101"),
+        ("node2-1", "http://node2:8001", "http://node2:8101"),
+    ]
+
+
+def test_the_three_original_keys_are_enough(tmp_path: Path) -> None:
+    """A node needs its name, its GPU and how many; the rest has defaults."""
+    path = write(tmp_path, nodes=[NODE], predictor_port=9100, vllm_port=9000)
+    (unit,) = load_host_configs(path).units(PROJECT)
+    assert (unit.engine_port, unit.predictor_port) == (9001, 9101)
+
+
+def test_a_host_has_as_many_units_as_its_gpus_hold() -> None:
+    """Eight GPUs hold two units of a model that takes four, each with GPUs and ports of its own."""
+    node = {**NODE, "num_gpus": 8, "model_config": "config/llama70b_config.json"}
+    node["vllm_command"] = """serve {model} --port {port} --compilation-config '{"level": 0}'"""
+    (host,) = host_plans(HostConfigs.model_validate({"nodes": [node]}), PROJECT)
+    engines = [part for part in host.plan.parts if part.role == "engine"]
+    assert [part.env["CUDA_VISIBLE_DEVICES"] for part in engines] == ["0,1,2,3", "4,5,6,7"]
+    assert [part.command[3] for part in engines] == ["8001", "8002"]
+    assert engines[0].command[1] == "meta-llama/Llama-2-70b-hf"
+    assert engines[0].command[-1] == '{"level": 0}'
+
+
+def test_a_scheduler_may_have_a_host_of_its_own() -> None:
+    """The gateway then is the only part there, and knows the units by their hosts' names."""
+    data = {"nodes": [NODE], "scheduler": {"hostname": "front", "user": "me"}}
+    _, front = host_plans(HostConfigs.model_validate(data), PROJECT)
+    assert (front.hostname, front.target.user) == ("front", "me")
+    (gateway,) = front.plan.parts
+    assert "--unit=node1-1=http://node1:8001,http://node1:8101" in gateway.command
+
+
+def test_too_few_gpus_for_the_model(tmp_path: Path) -> None:
+    """A host on which not one unit fits is named, with both numbers."""
+    node = {**NODE, "num_gpus": 2, "model_config": "config/llama70b_config.json"}
+    with pytest.raises(ConfigError, match=r"node1: num_gpus is 2, but one unit .* takes 4"):
+        load_host_configs(write(tmp_path, nodes=[node])).units(PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hostname", "-oProxyCommand=touch /tmp/x"),
+        ("hostname", "node1; reboot"),
+        ("user", "-lroot"),
+        ("user", "me@elsewhere"),
+        ("identity_file", "-F/tmp/x"),
+        ("install_dir", "$(reboot)"),
+        ("install_dir", "../../etc"),
+        ("python", "python -c"),
+        ("model_config", "config/a b.json"),
+        ("vllm_command", "serve --port {prt}"),
+        ("vllm_command", "serve 'unclosed"),
+        ("ssh_port", 0),
+        ("num_gpus", 0),
+        ("gpu_typ", "A30"),
+    ],
+)
+def test_bad_values_are_refused_by_key_and_value(tmp_path: Path, key: str, value: object) -> None:
+    """What a shell or ssh could take for something else, and unknown keys, do not get past."""
+    with pytest.raises(ConfigError) as error:
+        load_host_configs(write(tmp_path, nodes=[{**NODE, key: value}]))
+    assert f"nodes.0.{key}" in str(error.value)
+    assert repr(value) in str(error.value)
+
+
+def test_a_host_named_twice_is_refused(tmp_path: Path) -> None:
+    """Two nodes with one name would fight for the same ports."""
+    with pytest.raises(ConfigError, match="'node1' stands for two nodes"):
+        load_host_configs(write(tmp_path, nodes=[NODE, NODE]))
