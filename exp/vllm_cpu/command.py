@@ -31,6 +31,7 @@ def vllm_command(
     *,
     host: str = "127.0.0.1",
     kv_cache_bytes: int = 128 * 1024 * 1024,
+    block_size: int = 32,
     max_model_len: int = 2048,
     max_num_seqs: int = 64,
     max_num_batched_tokens: int = 512,
@@ -40,8 +41,8 @@ def vllm_command(
 ) -> Command:
     """A vLLM server at ``port`` whose snapshots are readable as ``shm:ENGINE_ID``.
 
-    ``python`` is the interpreter of vLLM's environment. ``async_scheduling`` None leaves the choice
-    to vLLM.
+    ``python`` is the interpreter of vLLM's environment. ``block_size`` must be a multiple of 32 on
+    CPUs. ``async_scheduling`` None leaves the choice to vLLM.
     """
     argv = [
         *(str(python), "-m", "vllm.entrypoints.openai.api_server"),
@@ -51,6 +52,7 @@ def vllm_command(
         *("--max-model-len", str(max_model_len), "--max-num-seqs", str(max_num_seqs)),
         *("--max-num-batched-tokens", str(max_num_batched_tokens)),
         *("--kv-cache-memory-bytes", str(kv_cache_bytes)),
+        *("--block-size", str(block_size)),
         # A worker process and compiled graphs cost start-up time and gain nothing on a CPU.
         "--enforce-eager",
         *("--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"),

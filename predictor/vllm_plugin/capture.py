@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from predictor.vllm_plugin.prefix_hits import PrefixHits
 from predictor.vllm_plugin.steps import StepTracker
-from wire.snapshot import EngineLimits, EngineSnapshot, RequestStatus, SequenceState, StepRecord
+from wire.snapshot import EngineLimits, EngineSnapshot, SequenceState, StepRecord
 
 MAX_WAITING = 256
 """Waiting requests in a snapshot; those beyond are only counted."""
@@ -33,65 +33,66 @@ class SchedulerCapture:
         self._limits = read_limits(scheduler)
         manager = scheduler.kv_cache_manager
         self._num_free_blocks = manager.block_pool.get_num_free_blocks
-        self._block_tables = [
+        # One table, except for models that mix kinds of attention.
+        self._block_table, *self._more_block_tables = [
             single.req_to_blocks for single in manager.coordinator.single_type_managers
         ]
         self._prefix_hits = PrefixHits(manager, clock)
         self._states: dict[str, SequenceState] = {}
 
+    def refresh_prefix_hits(self) -> None:
+        """Look waiting prompts up in the prefix cache, as far as the time budget goes."""
+        self._prefix_hits.refresh(self._waiting())
+
     def take(self, steps: StepTracker) -> EngineSnapshot:
         """The state now. The sequences in it are reused: encode it before the next one."""
         scheduler = self._scheduler
-        waiting = list(itertools.islice(_waiting(scheduler), MAX_WAITING))
-        self._prefix_hits.refresh(waiting)
-        known, self._states = self._states, {}
+        waiting = [self._waiting_state(request) for request in self._waiting()]
+        running = [self._updated_state(request) for request in scheduler.running]
+        if len(self._states) > 2 * (len(running) + len(waiting)):
+            self._states = {state.request_id: state for state in running + waiting}
         return EngineSnapshot(
             engine_id=self._engine_id,
             model=self._model,
             step=steps.num_steps,
             time=self._now(),
             limits=self._limits,
-            running=[self._state(request, known, "running", 0) for request in scheduler.running],
-            waiting=[
-                self._state(
-                    request,
-                    known,
-                    "preempted" if request.status.name == "PREEMPTED" else "waiting",
-                    self._prefix_hits.of(request.request_id),
-                )
-                for request in waiting
-            ],
-            num_waiting_left_out=_num_waiting(scheduler) - len(waiting),
+            running=running,
+            waiting=waiting,
+            num_waiting_left_out=sum(map(len, _queues(scheduler))) - len(waiting),
             num_free_blocks=self._num_free_blocks(),
             num_preemptions=steps.num_preemptions,
             in_flight=steps.in_flight,
             recent_steps=cast("list[StepRecord]", list(steps.recent_steps)),
         )
 
-    def _state(
-        self,
-        request: Any,
-        known: dict[str, SequenceState],
-        status: RequestStatus,
-        num_cached_tokens: int,
-    ) -> SequenceState:
-        """Updates the state made when the request was first seen, which is twice as fast."""
+    def _waiting(self) -> list[Any]:
+        ordered = itertools.chain.from_iterable(map(_ordered, _queues(self._scheduler)))
+        return list(itertools.islice(ordered, MAX_WAITING))
+
+    def _updated_state(self, request: Any) -> SequenceState:
+        """Updates the state made when the request was first seen: twice as fast as a new one."""
         request_id = request.request_id
-        state = known.get(request_id)
-        if state is None:
-            state = _new_state(request)
-        self._states[request_id] = state
-        state.status = status
+        state = self._states.get(request_id)
+        if state is None or state.status != "running":
+            state = self._states[request_id] = _new_state(request)
         state.num_tokens = request.num_tokens
         state.num_computed_tokens = request.num_computed_tokens
         state.num_output_placeholders = request.num_output_placeholders
         state.num_preemptions = request.num_preemptions
-        state.num_cached_tokens = num_cached_tokens
-        num_blocks = 0
-        for table in self._block_tables:
-            # get, because the tables are defaultdicts and must not grow from being read.
-            num_blocks += len(table.get(request_id, ()))
-        state.num_blocks = num_blocks
+        # get, because the tables are defaultdicts and must not grow from being read.
+        state.num_blocks = len(self._block_table.get(request_id, ()))
+        for table in self._more_block_tables:
+            state.num_blocks += len(table.get(request_id, ()))
+        return state
+
+    def _waiting_state(self, request: Any) -> SequenceState:
+        """A request that waits and holds no KV does not change, so its state is kept as it is."""
+        state = self._states.get(request.request_id)
+        if state is None or state.status != "waiting" or request.num_computed_tokens:
+            state = self._updated_state(request)
+            state.status = "preempted" if request.status.name == "PREEMPTED" else "waiting"
+        state.num_cached_tokens = self._prefix_hits.of(request.request_id)
         return state
 
 
@@ -103,6 +104,7 @@ def _new_state(request: Any) -> SequenceState:
         max_tokens=request.max_tokens,
         priority=request.priority,
         arrival_time=request.arrival_time,
+        status="running",
     )
 
 
@@ -137,19 +139,11 @@ def _queues(scheduler: Any) -> list[Any]:
     return [first, scheduler.waiting]
 
 
-def _num_waiting(scheduler: Any) -> int:
-    return sum(len(queue) for queue in _queues(scheduler))
-
-
-def _waiting(scheduler: Any) -> Iterator[Any]:
-    return itertools.chain.from_iterable(_ordered(queue) for queue in _queues(scheduler))
-
-
-def _ordered(queue: Any) -> Iterator[Any]:
+def _ordered(queue: Any) -> Iterable[Any]:
     """The head of a queue in its order; a priority queue's own iterator sorts all of it."""
     heap = getattr(queue, "_heap", None)
     if heap is None:
-        return iter(queue)
-    return iter(
-        heapq.nsmallest(MAX_WAITING, heap, key=lambda r: (r.priority, r.arrival_time, r.request_id))
+        return cast("Iterable[Any]", queue)
+    return heapq.nsmallest(
+        MAX_WAITING, heap, key=lambda r: (r.priority, r.arrival_time, r.request_id)
     )

@@ -44,6 +44,7 @@ class SchedulerObserver:
     def scheduled(self, output: Any, entered_at_s: float) -> None:
         """``schedule()``, entered at that time of ``perf_counter``, has returned ``output``."""
         self._steps.scheduled(self._scheduler, output, entered_at_s)
+        self._capture.refresh_prefix_hits()
         self._publish()
 
     def updated(self, output: Any, results_at_s: float) -> None:

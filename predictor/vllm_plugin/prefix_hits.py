@@ -2,16 +2,16 @@
 
 A lookup walks the prompt's blocks and costs up to some hundred microseconds for a long hit, and the
 cache changes at nearly every step. So hits are remembered, and refreshed from the head of the queue
-on as far as the budget goes: every round of lookups earns BUDGET_S, and one that costs more is paid
-off by rounds without lookups.
+on as far as the budget goes: every step earns BUDGET_S, and a lookup that costs more is paid off by
+steps without any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-BUDGET_S = 15e-6
+BUDGET_S = 5e-6
 MAX_LOOKUPS = 8
 
 
@@ -26,20 +26,19 @@ class PrefixHits:
         self._balance_s = 0.0
         self._num_cached_tokens: dict[str, int] = {}
 
-    def refresh(self, waiting: Iterable[Any]) -> None:
-        """Look up what the budget allows, requests never looked up first."""
-        if not self._enabled:
-            return
-        requests = list(waiting)
+    def refresh(self, waiting: list[Any]) -> None:
+        """Look up what the budget allows, requests never looked up first. Once a step."""
         known = self._num_cached_tokens
-        self._num_cached_tokens = {
-            request.request_id: known[request.request_id]
-            for request in requests
-            if request.request_id in known
-        }
         self._balance_s = min(self._balance_s + BUDGET_S, BUDGET_S)
-        unknown = [request for request in requests if request.request_id not in known]
-        for request in (unknown + requests)[:MAX_LOOKUPS]:
+        if not self._enabled or not waiting:
+            known.clear()
+            return
+        if len(known) > 2 * len(waiting):
+            live = {request.request_id for request in waiting}
+            known = {key: known[key] for key in live & known.keys()}
+            self._num_cached_tokens = known
+        unknown = [request for request in waiting if request.request_id not in known]
+        for request in (unknown + waiting)[:MAX_LOOKUPS]:
             if self._balance_s <= 0:
                 return
             self._look_up(request)
