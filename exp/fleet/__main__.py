@@ -87,7 +87,8 @@ def bring_up(supervisor: Supervisor, plan: Plan) -> None:
     if num_started == 0:
         display.line("The fleet was already running and is healthy.")
     elif num_started < len(plan.parts):
-        display.line(f"{num_started} dead parts were started again; all is healthy.")
+        parts = "1 dead part was" if num_started == 1 else f"{num_started} dead parts were"
+        display.line(f"{parts} started again; all is healthy.")
     else:
         display.line("All is healthy.")
 
