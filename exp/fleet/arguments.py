@@ -139,6 +139,11 @@ def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         made.error("--dry-run is for deploying: give --hosts FILE too")
     if options.hosts and not options.hosts.is_file():
         made.error(f"--hosts: there is no file {options.hosts}; exp/generate_config.py makes one")
+    if options.hosts:
+        for name in ("engine", "units", "requests", "speed", "port_offset", "state_dir"):
+            if getattr(options, name) != made.get_default(name):
+                flag = "--" + name.replace("_", "-")
+                made.error(f"{flag} is for a fleet on this machine: it does not go with --hosts")
     if options.port_offset > 50_000:
         made.error(f"--port-offset: at most 50000, not {options.port_offset}")
     if options.units and options.units > 99:

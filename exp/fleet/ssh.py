@@ -86,14 +86,17 @@ class Host:
         with tempfile.TemporaryFile() as source:
             source.write(stdin)
             source.seek(0)
-            process = subprocess.Popen(
-                self.argv(script),
-                stdin=subprocess.PIPE if is_held else source,
-                stdout=out,
-                stderr=errors,
-                # Ctrl-C must not break connections that are needed to undo things.
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(
+                    self.argv(script),
+                    stdin=subprocess.PIPE if is_held else source,
+                    stdout=out,
+                    stderr=errors,
+                    # Ctrl-C must not break connections that are needed to undo things.
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise HostError(self.hostname, "the program ssh is not installed here") from error
         if process.stdin:
             with contextlib.suppress(BrokenPipeError):  # ssh has ended; its status tells why
                 process.stdin.write(stdin)

@@ -70,8 +70,8 @@ class Supervisor:
         if fleet.plan != plan:
             raise OtherFleetError(
                 f"Another fleet is running here ({fleet.plan.label}) than the one asked for"
-                f" ({plan.label}, or with other options). Stop it first:"
-                " bash exp/setup.sh --stop"
+                f" ({plan.label}, or with other options). Stop it first: bash exp/setup.sh --stop"
+                " (with --hosts FILE where it was deployed so)."
             )
         return fleet
 

@@ -93,6 +93,7 @@ def test_help_and_mistakes_need_no_installation(tmp_path: Path) -> None:
         (("--speed", "x"), "--speed: a number above 0, not 'x'"),
         (("--dry-run",), "--dry-run is for deploying"),
         (("--hosts", "nowhere.json"), "there is no file nowhere.json"),
+        (("--hosts", __file__, "--units", "2"), "--units is for a fleet on this machine"),
     ):
         refused = setup(project, *options)
         assert refused.returncode == 2
