@@ -30,7 +30,7 @@ def emulated_plan(num_units: int, speed: float, port_offset: int) -> Plan:
     for index in range(num_units):
         engine = _emulator(index, speed, port_offset)
         parts += [engine, _sidecar(index, engine, EMULATED_MODEL_CONFIG, EMULATED_GPU, port_offset)]
-    label = f"{num_units} emulated units"
+    label = f"{num_units} emulated units, speed {speed:g}, gateway on {GATEWAY_PORT + port_offset}"
     return Plan(label=label, parts=(*parts, _gateway(parts, port_offset)))
 
 
@@ -42,7 +42,8 @@ def vllm_cpu_plan(num_units: int, port_offset: int) -> Plan:
         sidecar = _sidecar(index, engine, VLLM_CPU_MODEL_CONFIG, VLLM_CPU_GPU, port_offset)
         parts += [engine, sidecar]
     gateway = _gateway(parts, port_offset, {"--tokenizer": VLLM_CPU_MODEL})
-    return Plan(label=f"{num_units} vLLM units on the CPU", parts=(*parts, gateway))
+    label = f"{num_units} vLLM units on the CPU, gateway on {gateway.port}"
+    return Plan(label=label, parts=(*parts, gateway))
 
 
 def first_request_options(options: argparse.Namespace) -> list[str]:
