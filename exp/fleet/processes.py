@@ -90,13 +90,44 @@ def try_start_mark(pid: int) -> str | None:
 
 def _mark_from_proc(pid: int) -> str | None:
     """Boot id and start tick: fields 3 (state) and 22 (starttime) of ``proc_pid_stat(5)``."""
+    fields = _stat_fields(pid)
+    if not fields or fields[0] in "ZX":
+        return None
+    boot_id = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id} {fields[19]}"
+
+
+def _stat_fields(pid: int) -> list[str]:
+    """``proc_pid_stat(5)`` from field 3 on; empty when no such process is left."""
     try:
         stat = (PROC / str(pid) / "stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat[stat.rindex(")") + 2 :].split()  # the name before it may hold anything
-    boot_id = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    return None if fields[0] in "ZX" else f"{boot_id} {fields[19]}"
+        return []
+    return stat[stat.rindex(")") + 2 :].split()  # the name before it may hold anything
+
+
+def survivors(leader: ProcessId, folder: Path) -> list[ProcessId]:
+    """What an ended process has left running (vLLM's engine outlives a killed API server).
+
+    They are in its session, as its children are, and work in the folder it was started in; the
+    folder tells them from the session of a stranger who was given the same id. Needs ``/proc``.
+    """
+    if is_running(leader):
+        return []
+    found = []
+    for entry in PROC.glob("[0-9]*"):
+        pid = int(entry.name)
+        fields = _stat_fields(pid)
+        if fields and fields[3] == str(leader.pid) and _works_in(pid, folder):
+            found.append(ProcessId(pid, try_start_mark(pid) or "ended"))
+    return found
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return (PROC / str(pid) / "cwd").readlink() == folder.resolve()
+    except OSError:
+        return False  # it has ended, or is someone else's
 
 
 def _mark_from_ps(pid: int) -> str | None:
@@ -121,8 +152,10 @@ def stop_processes(
     while any(map(is_running, ours)) and clock() < deadline:
         sleep(0.05)
     for process in ours:
-        # Each leads its own process group. While a member lives, no stranger can get the id.
+        # Each part leads a process group. While a member lives, no stranger can get the id.
         _signal(os.killpg, process.pid, signal.SIGKILL)
+        if is_running(process):
+            _signal(os.kill, process.pid, signal.SIGKILL)
     while any(map(is_running, ours)) and clock() < deadline + grace_s:
         sleep(0.05)
 

@@ -11,7 +11,13 @@ from exp.fleet.display import Display
 from exp.fleet.errors import OtherFleetError, PortInUseError, StartError
 from exp.fleet.health import healthy_titles, is_port_free
 from exp.fleet.plan import Part, Plan
-from exp.fleet.processes import interrupts_deferred, start_process, stop_processes
+from exp.fleet.processes import (
+    ProcessId,
+    interrupts_deferred,
+    start_process,
+    stop_processes,
+    survivors,
+)
 from exp.fleet.state import Fleet, StartedPart, Store
 
 POLL_S = 0.2
@@ -59,13 +65,22 @@ class Supervisor:
         if fleet is None:
             return []
         running = list(fleet.running)
-        stop_processes([item.process for item in running], GRACE_S)
+        stop_processes(self._processes(fleet.started), GRACE_S)
         self.store.forget()
         return running
 
+    def _processes(self, started: Sequence[StartedPart]) -> list[ProcessId]:
+        """Those of the parts, and of parts that have died what they left running."""
+        leaders = [item.process for item in started]
+        return [*leaders, *(one for item in leaders for one in survivors(item, self.project))]
+
     def _recorded(self, plan: Plan) -> Fleet:
         fleet = self.store.try_load()
-        if fleet is None or not fleet.running:
+        if fleet is None:
+            return Fleet(plan=plan)
+        dead = [item for item in fleet.started if not item.is_running]
+        stop_processes(self._processes(dead), GRACE_S)
+        if not fleet.running:
             return Fleet(plan=plan)
         if fleet.plan != plan:
             raise OtherFleetError(
@@ -106,7 +121,7 @@ class Supervisor:
             return
         ours = [item for item in fleet.started if item.part.title in titles]
         self.display.line("Stopping what was started ...")
-        stop_processes([item.process for item in ours], GRACE_S)
+        stop_processes(self._processes(ours), GRACE_S)
         if kept := fleet.running:
             self.store.save(Fleet(plan=fleet.plan, started=kept))
         else:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
-from exp.fleet.processes import ProcessId, is_running, start_process, stop_processes
+from exp.fleet.processes import (
+    ProcessId,
+    is_running,
+    start_process,
+    stop_processes,
+    survivors,
+)
 from tests.deploy.waiting import wait_until
 
 STUBBORN_PARENT = """
@@ -36,3 +44,18 @@ def test_what_ignores_the_request_is_killed_with_its_children(tmp_path: Path) ->
     stop_processes([parent], grace_s=0.2)
     assert not is_running(parent)
     wait_until(lambda: not child.exists() or " Z " in child.read_text())
+
+
+def test_what_a_killed_part_leaves_running_is_found(tmp_path: Path) -> None:
+    """A child that outlives its killed parent is found by session and folder, and ended."""
+    log = tmp_path / "log"
+    parent = start_process([sys.executable, "-c", STUBBORN_PARENT], tmp_path, {}, log)
+    wait_until(lambda: log.read_text().strip() != "")
+    assert survivors(parent, tmp_path) == []
+    os.kill(parent.pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(parent))
+    assert survivors(parent, tmp_path.parent) == []
+    (child,) = survivors(parent, tmp_path)
+    assert child.pid == int(log.read_text())
+    stop_processes([child], grace_s=1)
+    assert not is_running(child)
