@@ -55,6 +55,8 @@ class OfflineEngine:
             ),
         )
         config.cache_config.num_gpu_blocks = num_blocks
+        # vLLM turns it off on CPUs, for reasons that lie outside the scheduler.
+        config.scheduler_config.async_scheduling = async_scheduling
         spec = FullAttentionSpec(
             block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32
         )
@@ -71,7 +73,7 @@ class OfflineEngine:
             log_stats=True,
         )
         self._hasher = get_request_block_hasher(block_size, sha256)
-        self._in_flight: deque[Any] = deque()
+        self._in_flight: deque[tuple[Any, list[list[int]]]] = deque()
 
     def add(self, request_id: str, prompt: list[int], max_tokens: int, priority: int = 0) -> None:
         """Queue a request."""
@@ -90,15 +92,22 @@ class OfflineEngine:
     def schedule(self) -> Any:
         """Schedule a batch and leave it in flight; returns vLLM's SchedulerOutput."""
         output = self.scheduler.schedule()
-        self._in_flight.append(output)
+        requests = self.scheduler.requests
+        sampled = [
+            [] if requests[request_id].is_prefill_chunk else [ANY_TOKEN]
+            for request_id in output.num_scheduled_tokens
+        ]
+        self._in_flight.append((output, sampled))
         return output
 
-    def finish_batch(self) -> None:
-        """The oldest batch in flight ends: each request past its prompt gets a token."""
-        output = self._in_flight.popleft()
+    def finish_batch(self) -> Any:
+        """The oldest batch in flight ends: each request past its prompt gets a token.
+
+        Returns vLLM's EngineCoreOutputs by client.
+        """
+        output, sampled = self._in_flight.popleft()
         ids = list(output.num_scheduled_tokens)
-        sampled = [[] if self._is_partial(request_id) else [ANY_TOKEN] for request_id in ids]
-        self.scheduler.update_from_output(
+        return self.scheduler.update_from_output(
             output,
             ModelRunnerOutput(
                 req_ids=ids,
@@ -112,7 +121,3 @@ class OfflineEngine:
         output = self.schedule()
         self.finish_batch()
         return output
-
-    def _is_partial(self, request_id: str) -> bool:
-        request = self.scheduler.requests.get(request_id)
-        return request is not None and request.num_computed_tokens < request.num_prompt_tokens

@@ -162,6 +162,7 @@ def _bind(listen: str) -> socket.socket:
         unix_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         unix_socket.bind(str(path))
         path.chmod(0o600)
+        unix_socket.listen()
         return unix_socket
     address = _TCP_ADDRESS.fullmatch(listen)
     if address is None or int(address["port"]) > 65535:

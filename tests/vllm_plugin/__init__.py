@@ -1,0 +1,1 @@
+"""The plug-in's parts that need no vLLM."""
