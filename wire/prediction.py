@@ -67,7 +67,7 @@ class Prediction(msgspec.Struct, kw_only=True):
     tpot_ms: float
     e2e_ms: float
     added_delay_others_ms: float
-    """Sum over the requests already there of how much later each would end."""
+    """How far the requests already there, summed up, lag behind by the time this one ends."""
     kv_blocks_free: int
     kv_blocks_total: int
     kv_blocks_wanted: int
