@@ -2,6 +2,11 @@
 
 PredictorError
 ├── ConfigurationError       a setting that cannot be used; names key and value
+├── InvalidQuestion          a question that cannot be asked; names field and value
+├── QuestionTooLarge         a body over the limit
+├── Overloaded               too many questions wait, or the answer would come too late
+├── NotReady                 the backend is still being set up
+├── SimulationFailed         the backend cannot play a state to an end
 └── StateUnavailable         the engine's state cannot be read at the moment
     ├── SnapshotAbsent       the engine has not written one, or has ended and removed it
     ├── SnapshotTorn         the engine kept writing while it was read; worth another try
@@ -19,6 +24,31 @@ class PredictorError(Exception):
 
 class ConfigurationError(PredictorError, ValueError):
     """A setting that cannot be used; the message names the key and the value."""
+
+
+class InvalidQuestion(PredictorError, ValueError):
+    """A question that cannot be asked; the message names the field and the value."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        """``param`` is the field."""
+        super().__init__(message)
+        self.param = param
+
+
+class QuestionTooLarge(PredictorError, ValueError):
+    """A body of more bytes than the sidecar reads."""
+
+
+class Overloaded(PredictorError):
+    """The question was dropped: too many wait, or its deadline has passed."""
+
+
+class NotReady(PredictorError):
+    """The backend is still being set up."""
+
+
+class SimulationFailed(PredictorError):
+    """The backend cannot play this state to an end."""
 
 
 class StateUnavailable(PredictorError):

@@ -3,7 +3,7 @@
 Stock Vidur trains random forests on such files and evaluates them on huge grids, which takes
 minutes. A profile is a grid already, so times are interpolated between its points instead: linearly
 over the number of tokens, and over the two nearest columns of the attention grid. Below the
-smallest point the smallest counts; above the largest, times grow in proportion to the work.
+smallest point the smallest counts; above the largest, times go on rising as they did.
 """
 
 from __future__ import annotations
@@ -40,15 +40,21 @@ class Curve:
     ys: Sequence[float]
 
     def at(self, x: float) -> float:
-        """The value at ``x``; constant before the first point, proportional after the last."""
-        if x <= self.xs[0]:
+        """The value at ``x``; constant before the first point, as steep as before after the last."""
+        if x <= self.xs[0] or len(self.xs) == 1:
             return self.ys[0]
         if x >= self.xs[-1]:
-            return self.ys[-1] * x / self.xs[-1] if self.xs[-1] > 0 else self.ys[-1]
+            return self.ys[-1] + (x - self.xs[-1]) * self._slope_of_upper_half()
         right = bisect.bisect_right(self.xs, x)
         x0, x1 = self.xs[right - 1], self.xs[right]
         y0, y1 = self.ys[right - 1], self.ys[right]
         return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+    def _slope_of_upper_half(self) -> float:
+        """Of many points, so that one noisy measurement does not tilt what lies beyond."""
+        middle = (len(self.xs) - 1) // 2
+        rise = (self.ys[-1] - self.ys[middle]) / (self.xs[-1] - self.xs[middle])
+        return max(0.0, rise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,8 @@ def _family(
     curves = {size: curve for size in sorted(points) if (curve := _curve(points[size]))}
     if not curves:
         raise ConfigError(f"{path}: no measured {operator}")
+    # A size with a single point says nothing about contexts; its neighbours do.
+    curves = {size: curve for size, curve in curves.items() if len(curve.xs) > 1} or curves
     return CurveFamily(sizes=list(curves), curves=list(curves.values()))
 
 

@@ -1,0 +1,1 @@
+"""What-if backends: each answers what a hypothetical request would meet on one engine."""
