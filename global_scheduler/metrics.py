@@ -16,61 +16,56 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        reg = self.registry
-        self._requests = Counter(
-            "astrolabe_requests", "Requests by unit and status.", ["unit", "status"], registry=reg
-        )
-        self._decisions = Counter(
-            "astrolabe_decisions",
+        self._requests = self._counter("requests", "Requests by unit and status.", "unit", "status")
+        self._decisions = self._counter(
+            "decisions",
             "Routing decisions by policy and the fallback used (none: predictions complete).",
-            ["policy", "fallback"],
-            registry=reg,
+            "policy",
+            "fallback",
         )
-        self._missing = Counter(
-            "astrolabe_predictions_missing",
+        self._missing = self._counter(
+            "predictions_missing",
             "Questions that a sidecar did not answer, by reason.",
-            ["unit", "reason"],
-            registry=reg,
+            "unit",
+            "reason",
         )
-        self._retries = Counter(
-            "astrolabe_retries", "Requests tried again on another unit.", ["unit"], registry=reg
-        )
-        self._decision_s = Histogram(
-            "astrolabe_decision_seconds",
+        self._retries = self._counter("retries", "Failures of a unit before a first byte.", "unit")
+        self._decision_s = self._histogram(
+            "decision_seconds",
             "Time to choose a unit, questions to sidecars included.",
-            buckets=DECISION_BUCKETS_S,
-            registry=reg,
+            DECISION_BUCKETS_S,
         )
-        self._ttft_s = Histogram(
-            "astrolabe_time_to_first_token_seconds",
+        self._ttft_s = self._histogram(
+            "time_to_first_token_seconds",
             "Observed TTFT of streamed requests.",
-            ["unit"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=reg,
+            LATENCY_BUCKETS_S,
+            "unit",
         )
-        self._e2e_s = Histogram(
-            "astrolabe_e2e_request_latency_seconds",
-            "Observed E2E latency.",
-            ["unit"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=reg,
+        self._e2e_s = self._histogram(
+            "e2e_request_latency_seconds", "Observed E2E latency.", LATENCY_BUCKETS_S, "unit"
         )
-        self._error = Histogram(
-            "astrolabe_prediction_error_ratio",
+        self._error = self._histogram(
+            "prediction_error_ratio",
             "abs(predicted - observed) / observed.",
-            ["unit", "quantity"],
-            buckets=ERROR_BUCKETS,
-            registry=reg,
+            ERROR_BUCKETS,
+            "unit",
+            "quantity",
         )
-        self._units = Gauge(
-            "astrolabe_unit_healthy", "1 when the unit is a candidate.", ["unit"], registry=reg
+        self._units = self._gauge("unit_healthy", "1 when the unit is a candidate.")
+        self._outstanding = self._gauge(
+            "unit_outstanding_requests", "Requests of this gateway in flight on the unit."
         )
-        self._outstanding = Gauge(
-            "astrolabe_unit_outstanding_requests",
-            "Requests of this gateway in flight on the unit.",
-            ["unit"],
-            registry=reg,
-        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"astrolabe_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"astrolabe_{name}", text, ["unit"], registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"astrolabe_{name}", text, labels, buckets=buckets, registry=self.registry)
 
     def request_ended(self, unit: str, status: int) -> None:
         """A request was answered (499: its client left)."""

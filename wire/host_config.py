@@ -14,11 +14,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from wire.model_config import ConfigError, ModelConfig, describe, load_model_config
+from wire.model_config import ConfigError, ModelConfig, load_config, load_model_config
 
 PLACEHOLDERS = frozenset(
     {
@@ -213,9 +212,4 @@ def load_host_configs(path: Path) -> HostConfigs:
     Raises:
         ConfigError: the file is missing, is not JSON, or has a wrong or unknown key.
     """
-    try:
-        return HostConfigs.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise ConfigError(describe(path, error)) from error
+    return load_config(path, HostConfigs)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
 DType = Literal["float32", "float16", "bfloat16", "fp8"]
 
 
@@ -51,8 +52,17 @@ def load_model_config(path: Path) -> ModelConfig:
     Raises:
         ConfigError: the file is missing, is not JSON, or has a wrong or unknown key.
     """
+    return load_config(path, ModelConfig)
+
+
+def load_config(path: Path, kind: type[AnyModel]) -> AnyModel:
+    """Read and check a configuration file of any kind.
+
+    Raises:
+        ConfigError: as for ``load_model_config``.
+    """
     try:
-        return ModelConfig.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
