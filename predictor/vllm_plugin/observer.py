@@ -73,45 +73,39 @@ class Guard:
     """
 
     def __init__(self, make_observer: Callable[[], SchedulerObserver]) -> None:
-        self._failed = False
+        self._has_failed = False
         self._observer: SchedulerObserver | None = None
-        try:
-            self._observer = make_observer()
-        except Exception:
-            self._log()
+        self._attempt(self._make, make_observer)
 
     def scheduled(self, output: Any, entered_at_s: float) -> None:
         """See ``SchedulerObserver.scheduled``."""
-        if self._observer is not None:
-            try:
-                self._observer.scheduled(output, entered_at_s)
-            except Exception:
-                self._recover(self._observer)
+        observer = self._observer
+        if observer and not self._attempt(observer.scheduled, output, entered_at_s):
+            self._attempt(observer.retract)
 
     def updated(self, output: Any, results_at_s: float) -> None:
         """See ``SchedulerObserver.updated``."""
-        if self._observer is not None:
-            try:
-                self._observer.updated(output, results_at_s)
-            except Exception:
-                self._recover(self._observer)
+        observer = self._observer
+        if observer and not self._attempt(observer.updated, output, results_at_s):
+            self._attempt(observer.retract)
 
     def close(self) -> None:
         """See ``SchedulerObserver.close``."""
-        if self._observer is not None:
-            try:
-                self._observer.close()
-            except Exception:
-                self._log()
+        if self._observer:
+            self._attempt(self._observer.close)
 
-    def _recover(self, observer: SchedulerObserver) -> None:
-        self._log()
+    def _make(self, make_observer: Callable[[], SchedulerObserver]) -> None:
+        self._observer = make_observer()
+
+    def _attempt(self, action: Callable[..., None], *args: Any) -> bool:
+        """Whether the action went through. Broad on purpose: it stands between us and vLLM."""
         try:
-            observer.retract()
+            action(*args)
         except Exception:
-            self._log()
-
-    def _log(self) -> None:
-        if not self._failed:
-            logger.exception("Astrolabe: cannot publish this engine's state; vLLM itself runs on")
-        self._failed = True
+            if not self._has_failed:
+                logger.exception(
+                    "Astrolabe: cannot publish this engine's state; vLLM itself runs on"
+                )
+            self._has_failed = True
+            return False
+        return True
