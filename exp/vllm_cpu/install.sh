@@ -87,5 +87,8 @@ else
     install
     echo "$want" >"$stamp"
 fi
-echo "[5/5] converting the model"
-"$venv/bin/python" -m exp.vllm_cpu.convert_smollm2 --out "$root/.astrolabe/models/SmolLM2-135M-Instruct"
+model_dir="$root/.astrolabe/models/SmolLM2-135M-Instruct"
+if [ ! -d "$model_dir" ]; then
+    echo "[5/5] converting the model"
+    (cd "$root" && "$venv/bin/python" -m exp.vllm_cpu.convert_smollm2 --out "$model_dir")
+fi
