@@ -1,1 +1,1 @@
-"""The predictor sidecar: answers "what if this engine got this request?" from the engine's live state."""
+"""The predictor sidecar: answers what would happen if its engine got a request now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 OUTGROWN_SHARE = 0.5
 """A sequence that has outgrown its estimate is expected to grow by this share of what it has."""
 
@@ -27,6 +29,6 @@ def mean_of_quantiles(quantiles: dict[float, float]) -> float:
     points = sorted(quantiles.items())
     first, last = points[0], points[-1]
     total = first[0] * first[1] + (1 - last[0]) * last[1]
-    for (p0, tokens0), (p1, tokens1) in zip(points, points[1:], strict=False):
+    for (p0, tokens0), (p1, tokens1) in itertools.pairwise(points):
         total += (p1 - p0) * (tokens0 + tokens1) / 2
     return total

@@ -193,16 +193,12 @@ def _vidur_request(sequence: SimulatedSequence, order: int) -> Any:
     generated = sequence.num_tokens - sequence.num_prompt_tokens
     decoding = generated > 0 and sequence.num_computed_tokens >= sequence.num_tokens - 1
     if decoding:
-        request = Request(
-            order, sequence.num_prompt_tokens, generated + sequence.remaining_tokens
-        )
+        request = Request(order, sequence.num_prompt_tokens, generated + sequence.remaining_tokens)
         request._num_processed_tokens = sequence.num_tokens
         request._prefill_completed_at = -1.0
         request._is_prefill_complete = True
     else:
         request = Request(order, sequence.num_tokens, sequence.remaining_tokens)
-        request._num_processed_tokens = min(
-            sequence.num_computed_tokens, sequence.num_tokens - 1
-        )
+        request._num_processed_tokens = min(sequence.num_computed_tokens, sequence.num_tokens - 1)
     request._is_prefill_stage_complete = True  # asserted where a prefill ends
     return request

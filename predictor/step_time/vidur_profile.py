@@ -40,7 +40,7 @@ class Curve:
     ys: Sequence[float]
 
     def at(self, x: float) -> float:
-        """The value at ``x``; constant before the first point, as steep as before after the last."""
+        """The value at ``x``; constant before the first point, rising on beyond the last."""
         if x <= self.xs[0] or len(self.xs) == 1:
             return self.ys[0]
         if x >= self.xs[-1]:
@@ -171,9 +171,7 @@ def _linear_curves(path: Path, rows: Sequence[Row]) -> dict[str, Curve]:
     return curves
 
 
-def _attention_curves(
-    path: Path, rows: Iterator[Row]
-) -> tuple[CurveFamily, CurveFamily]:
+def _attention_curves(path: Path, rows: Iterator[Row]) -> tuple[CurveFamily, CurveFamily]:
     decodes: dict[int, list[tuple[float, float]]] = defaultdict(list)
     prefills: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for row in rows:

@@ -1,0 +1,57 @@
+"""The sidecar's own Prometheus metrics, in a registry of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class SidecarMetrics:
+    """What the sidecar has answered and how it fared."""
+
+    def __init__(self) -> None:
+        """A fresh registry."""
+        self.registry = CollectorRegistry()
+        self.answers = Counter(
+            "astrolabe_predictor_answers",
+            "Questions answered.",
+            ["source", "backend"],
+            registry=self.registry,
+        )
+        self.errors = Counter(
+            "astrolabe_predictor_errors",
+            "Calls that ended in an error, by the error's name.",
+            ["error"],
+            registry=self.registry,
+        )
+        self.predict_seconds = Histogram(
+            "astrolabe_predictor_predict_seconds",
+            "Time to answer a call, waiting for a turn included.",
+            ["backend"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.state_age_seconds = Gauge(
+            "astrolabe_predictor_state_age_seconds",
+            "Age of the engine's state at the last call.",
+            ["source"],
+            registry=self.registry,
+        )
+        self.queue_depth = Gauge(
+            "astrolabe_predictor_waiting_calls",
+            "Calls that wait for or are in the simulation.",
+            registry=self.registry,
+        )
+
+    def count_answers(
+        self, number: int, source: str, backend: str, age_ms: float, took_ms: float
+    ) -> None:
+        """A call was answered."""
+        self.answers.labels(source, backend).inc(number)
+        self.predict_seconds.labels(backend).observe(took_ms / 1e3)
+        self.state_age_seconds.labels(source).set(age_ms / 1e3)
+
+    def scrape(self) -> bytes:
+        """Prometheus text."""
+        return generate_latest(self.registry)
