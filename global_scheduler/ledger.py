@@ -76,15 +76,14 @@ class Ledger:
         ]
 
     def correct(self, prediction: Prediction, unit: Unit, asked_at_s: float) -> Prediction:
-        """A prediction with what was sent to the unit after its question was asked added to it.
+        """A prediction with what has come to pass since its question was asked.
 
-        Each such request delays the newcomer by at least its own prefill; this lower bound keeps a
+        The time that the answer took has gone by for the newcomer, too. Each request sent to the
+        unit meanwhile delays it by at least that request's own prefill; this lower bound keeps a
         burst that shares one answer from herding onto one unit.
         """
         later = [entry for entry in self.on_unit(unit) if entry.sent_at_s >= asked_at_s]
-        if not later:
-            return prediction
-        prefill_ms = sum(
+        delay_ms = (self._clock() - asked_at_s) * 1e3 + sum(
             max(0.0, entry.prediction.ttft_ms - entry.prediction.queue_ms)
             for entry in later
             if entry.prediction is not None
@@ -92,9 +91,9 @@ class Ledger:
         num_tokens = sum(e.num_prompt_tokens + e.expected_output_tokens for e in later)
         return msgspec.structs.replace(
             prediction,
-            queue_ms=prediction.queue_ms + prefill_ms,
-            ttft_ms=prediction.ttft_ms + prefill_ms,
-            e2e_ms=prediction.e2e_ms + prefill_ms,
+            queue_ms=prediction.queue_ms + delay_ms,
+            ttft_ms=prediction.ttft_ms + delay_ms,
+            e2e_ms=prediction.e2e_ms + delay_ms,
             num_waiting=prediction.num_waiting + len(later),
             num_unprocessed_tokens=prediction.num_unprocessed_tokens + round(num_tokens),
         )

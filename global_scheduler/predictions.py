@@ -169,7 +169,10 @@ class PredictionClient:
         self, unit: Unit, questions: list[PredictRequest], simulate: bool
     ) -> list[Prediction]:
         body = PredictBatchRequest(
-            requests=questions, sent=self._ledger.sent_list(unit), simulate=simulate
+            requests=questions,
+            sent=self._ledger.sent_list(unit),
+            simulate=simulate,
+            cost_to_others=False,  # no policy looks at it
         )
         try:
             async with self._session.post(

@@ -55,6 +55,8 @@ class PredictBatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """All requests that the asking gateway has in flight on this unit."""
     simulate: bool = True
     """False asks for the state fields only; latencies are then 0 and ``backend`` is ``none``."""
+    cost_to_others: bool = True
+    """False leaves ``added_delay_others_ms`` at 0 and spares the backend a second run."""
 
 
 class Prediction(msgspec.Struct, kw_only=True):

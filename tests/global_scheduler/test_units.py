@@ -76,12 +76,13 @@ def _entry(request_id: str, sent_at_s: float, ttft_ms: float = 40.0) -> InFlight
 
 
 def test_an_answer_is_corrected_for_what_was_sent_since_it_was_asked() -> None:
-    """The prefill of each later request is added; what the sidecar knew of is not counted twice."""
+    """The prefill of each later request and the time gone by; what it knew of is not added."""
     ledger, unit = Ledger(lambda: 5.0), Unit("a", "http://h")
     ledger.sent(unit, _entry("before", 1.0))
     ledger.sent(unit, _entry("after", 3.0))
-    corrected = ledger.correct(prediction(ttft_ms=100.0, e2e_ms=900.0), unit, asked_at_s=2.0)
-    assert (corrected.ttft_ms, corrected.e2e_ms) == (130.0, 930.0)
+    corrected = ledger.correct(prediction(ttft_ms=100.0, e2e_ms=900.0), unit, asked_at_s=2.99)
+    assert corrected.ttft_ms == pytest.approx(100.0 + 2010.0 + 30.0)
+    assert corrected.e2e_ms == pytest.approx(900.0 + 2010.0 + 30.0)
     assert corrected.num_waiting == 1
     assert corrected.num_unprocessed_tokens == 150
     assert [s.sent_age_ms for s in ledger.sent_list(unit)].count(4000.0) == 1
