@@ -106,17 +106,20 @@ class VidurRun:
         self, in_flight: BatchInFlight, started_s: float, by_id: dict[str, Any]
     ) -> None:
         """End a batch that the engine had begun: not before now, however old it is."""
+        scheduler = self._scheduler
         requests, q_tokens = [], []
         for request_id, num_tokens in in_flight.num_scheduled_tokens.items():
             request = by_id.get(request_id)
             if request is None or request.completed:
                 continue
+            if request.is_prefill_complete:
+                # As Vidur does when it schedules; without it a request may lack two tokens later.
+                scheduler._allocate_request(request)
             left = request.num_prefill_tokens - request.num_processed_tokens
             requests.append(request)
             q_tokens.append(1 if request.is_prefill_complete else max(1, min(num_tokens, left)))
         if not requests:
             return
-        scheduler = self._scheduler
         kv_tokens = [r.num_processed_tokens + q for r, q in zip(requests, q_tokens, strict=True)]
         batch = Batch(scheduler.replica_id, requests, q_tokens, kv_tokens)
         taken = {request.id for request in requests}
@@ -163,7 +166,8 @@ def _scheduler(
         ),
         cache_config=CacheConfig(
             block_size=limits.block_size,
-            num_blocks=max(held, sum(blocks)),
+            # One more for each batch in flight and request, which may open a block.
+            num_blocks=max(held, sum(blocks) + len(running) * len(population.in_flight)),
             watermark_blocks_fraction=0.0,  # vLLM V1 keeps none
         ),
         request_generator_config=SyntheticRequestGeneratorConfig(max_tokens=limits.max_model_len),
