@@ -38,7 +38,7 @@ class SidecarMetrics:
             ["source"],
             registry=self.registry,
         )
-        self.queue_depth = Gauge(
+        self.waiting_calls = Gauge(
             "astrolabe_predictor_waiting_calls",
             "Calls that wait for or are in the simulation.",
             registry=self.registry,

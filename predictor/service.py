@@ -7,7 +7,7 @@ waits for it is bounded: a late prediction is worth nothing to a gateway that ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from predictor.backends.base import Answer, Backend
@@ -49,6 +49,7 @@ class PredictionService:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="what-if")
         self._backend: Backend | None = None
         self._num_waiting = 0
+        metrics.waiting_calls.set_function(lambda: self._num_waiting)
 
     async def warm_up(self, limits: EngineLimits) -> None:
         """Load the backend and prepare it for an engine with these limits."""
@@ -126,19 +127,23 @@ class PredictionService:
             raise Overloaded(f"{self._num_waiting} questions wait already; ask again later")
 
         def simulate() -> list[Answer]:
-            if until is not None and self._timer() >= until:
-                raise Overloaded("the deadline passed while the question waited for its turn")
-            return backend.predict(population, newcomers)
+            answers = backend.predict(population, newcomers)
+            return [self._next_in_time(answers, until) for _ in newcomers]
 
         self._num_waiting += 1
         future = asyncio.get_running_loop().run_in_executor(self._worker, simulate)
         # Counted until it has ended: a client that gives up does not stop a running what-if.
         future.add_done_callback(self._on_done)
-        return await future
+        return await asyncio.shield(future)
+
+    def _next_in_time(self, answers: Iterator[Answer], until: float | None) -> Answer:
+        """The next answer, unless nobody waits for it any more."""
+        if until is not None and self._timer() >= until:
+            raise Overloaded("the deadline passed before the question's turn")
+        return next(answers)
 
     def _on_done(self, future: asyncio.Future[list[Answer]]) -> None:
         self._num_waiting -= 1
-        self._metrics.queue_depth.set(self._num_waiting)
         if not future.cancelled():
             future.exception()  # marks it as seen when nobody waits any more
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,8 +39,8 @@ class Backend(Protocol):
 
     def predict(
         self, population: Population, newcomers: Sequence[SimulatedSequence]
-    ) -> list[Answer]:
-        """Answer for each newcomer as if it alone joined the population.
+    ) -> Iterator[Answer]:
+        """Answer for each newcomer, one by one, as if it alone joined the population.
 
         Raises:
             SimulationFailed: the backend cannot play this population to an end.

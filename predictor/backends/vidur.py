@@ -7,7 +7,8 @@ taken as computed), and priority only orders the queue. With ample KV memory bat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 
 from predictor.backends.base import Answer
 from predictor.backends.vidur_predictor import TablePredictor, replica_config
@@ -27,6 +28,8 @@ class VidurBackend:
 
     def __init__(self, model: ModelConfig, gpu: Gpu, times: OperatorTimes) -> None:
         """Tables are built when an engine's limits are known."""
+        # Vidur sets its own logger to DEBUG and formats a line for every request's end.
+        logging.getLogger("vidur").setLevel(logging.WARNING)
         self._model = model
         self._gpu = gpu
         self._times = times
@@ -40,17 +43,14 @@ class VidurBackend:
 
     def predict(
         self, population: Population, newcomers: Sequence[SimulatedSequence]
-    ) -> list[Answer]:
+    ) -> Iterator[Answer]:
         """One run for each newcomer, and one without any, which they share. See ``Backend``."""
         try:
             predictor = self._predictor_for(population.limits)
             base = VidurRun(population, predictor, self._replica)
-            return [
-                self._answer(
-                    base, VidurRun(population, predictor, self._replica, newcomer), newcomer
-                )
-                for newcomer in newcomers
-            ]
+            for newcomer in newcomers:
+                run = VidurRun(population, predictor, self._replica, newcomer)
+                yield self._answer(base, run, newcomer)
         except (AssertionError, LookupError, ValueError, ArithmeticError) as error:
             # Vidur checks itself with asserts; a table without the key raises a LookupError.
             reason = f"{type(error).__name__}: {error}"

@@ -143,7 +143,9 @@ def _rows(path: Path, wanted: Mapping[str, int]) -> Iterator[Row]:
                 if all(_number(path, row, name) == value for name, value in wanted.items()):
                     found = True
                     yield row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: {error}") from error
     if not found:
         shape = ", ".join(f"{name}={value}" for name, value in wanted.items())
