@@ -201,12 +201,8 @@ def test_a_question_whose_deadline_has_passed_is_dropped(busy: Sidecar) -> None:
 def test_too_many_questions_are_turned_away_at_once(started: Sidecar) -> None:
     """The ones that were first are answered; afterwards all is as before."""
     writer = started.publish(snapshot(*(running(f"r{i}") for i in range(48))))
-    slow = {
-        "requests": [
-            {"request_id": "q", "num_prompt_tokens": 100, "expected_output_tokens": 900}
-            for _ in range(8)
-        ]
-    }
+    question = {"request_id": "q", "num_prompt_tokens": 100, "expected_output_tokens": 900}
+    slow = {"requests": [question] * 8}
 
     def ask(_: int) -> tuple[int, float]:
         began = time.monotonic()
