@@ -122,6 +122,20 @@ def test_two_batches_in_flight_run_one_after_the_other(backend: VidurBackend) ->
     assert ask(backend, found, question()).queue_s == pytest.approx(expected_s)
 
 
+@pytest.mark.parametrize("generated", range(1, 18))
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_a_decode_in_flight_may_open_a_block(
+    backend: VidurBackend, generated: int, num_batches: int
+) -> None:
+    """Wherever in its last block the sequence is, and with no block to spare."""
+    state = snapshot(running("a", generated=generated), num_free_blocks=0)
+    state.running[0].num_computed_tokens += num_batches
+    batch = BatchInFlight(started_at=NOW, num_scheduled_tokens={"a": 1})
+    state.in_flight = [batch] * num_batches
+    found = build_population(state, [], NOW, default_output_tokens=generated + num_batches)
+    assert ask(backend, found, question(prompt=60)).e2e_s > 0
+
+
 def test_a_prefill_in_flight_is_not_computed_again(backend: VidurBackend) -> None:
     """A chunk that the workers have ends with them, the rest of the prompt comes next."""
     prefilling = msgspec.structs.replace(
