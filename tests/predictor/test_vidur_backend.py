@@ -132,7 +132,7 @@ def test_a_decode_in_flight_may_open_a_block(
     state.running[0].num_computed_tokens += num_batches
     batch = BatchInFlight(started_at=NOW, num_scheduled_tokens={"a": 1})
     state.in_flight = [batch] * num_batches
-    found = build_population(state, [], NOW, default_output_tokens=generated + num_batches)
+    found = build_population(state, [], NOW, default_output_tokens=generated + 20)
     assert ask(backend, found, question(prompt=60)).e2e_s > 0
 
 
