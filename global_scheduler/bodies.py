@@ -53,13 +53,12 @@ class GenerationRequest:
     texts: tuple[str, ...]
     """Prompt texts, to be counted in tokens."""
     num_given_tokens: int
-    """Prompt tokens that came as token ids, and the chat template's share."""
+    """Prompt tokens that came as token ids."""
+    num_messages: int
+    """Chat messages; 0 for a completion."""
     max_tokens: int | None
     priority: int
 
-
-TOKENS_PER_MESSAGE = 4
-"""What a chat template adds to each message, such as ``<|im_start|>role\\n ... <|im_end|>\\n``."""
 
 _completion_decoder = msgspec.json.Decoder(_CompletionBody)
 _chat_decoder = msgspec.json.Decoder(_ChatBody)
@@ -79,7 +78,7 @@ def parse_completion(body: bytes) -> GenerationRequest:
     num_ids = sum(
         len(item) if isinstance(item, list) else 1 for item in prompt if not isinstance(item, str)
     )
-    return _request(parsed, texts, num_ids)
+    return _request(parsed, texts, num_given_tokens=num_ids, num_messages=0)
 
 
 def parse_chat(body: bytes) -> GenerationRequest:
@@ -97,10 +96,13 @@ def parse_chat(body: bytes) -> GenerationRequest:
             texts.append(message.content)
         elif message.content is not None:
             texts.extend(part.text for part in message.content if part.text)
-    return _request(parsed, tuple(texts), TOKENS_PER_MESSAGE * len(parsed.messages))
+    num_messages = len(parsed.messages)
+    return _request(parsed, tuple(texts), num_given_tokens=0, num_messages=num_messages)
 
 
-def _request(body: _Body, texts: tuple[str, ...], num_given_tokens: int) -> GenerationRequest:
+def _request(
+    body: _Body, texts: tuple[str, ...], *, num_given_tokens: int, num_messages: int
+) -> GenerationRequest:
     max_tokens = _positive("max_tokens", body.max_tokens)
     max_completion_tokens = _positive("max_completion_tokens", body.max_completion_tokens)
     _positive("n", body.n)
@@ -109,6 +111,7 @@ def _request(body: _Body, texts: tuple[str, ...], num_given_tokens: int) -> Gene
         stream=bool(body.stream),
         texts=texts,
         num_given_tokens=num_given_tokens,
+        num_messages=num_messages,
         max_tokens=max_tokens if max_completion_tokens is None else max_completion_tokens,
         priority=body.priority or 0,
     )

@@ -138,11 +138,10 @@ class Gateway:
         if exchange.request_id in self._ledger:
             # Two clients may use one id at a time; the ledger and the sidecars must not mix them.
             exchange.request_id = f"{exchange.request_id[:100]}-{uuid.uuid4().hex[:8]}"
-        counted = await self._tokens.count(model, request.texts)
         return Job(
             request_id=exchange.request_id,
             model=model,
-            num_prompt_tokens=max(1, counted + request.num_given_tokens),
+            num_prompt_tokens=await self._tokens.count(model, request),
             length=self._lengths.estimate(model, request.max_tokens),
             max_tokens=request.max_tokens,
             priority=request.priority,
@@ -255,9 +254,7 @@ class Gateway:
             self._metrics.predicted(unit.name, "ttft", decision.predicted_ttft_ms / 1e3, ttft_s)
         self._lengths.observe(job.model, relayed.counts.num_output_tokens)
         if relayed.counts.num_prompt_tokens is not None:
-            num_bytes = sum(len(text.encode(errors="replace")) for text in request.texts)
-            num_tokens = relayed.counts.num_prompt_tokens - request.num_given_tokens
-            self._tokens.correct(job.model, num_bytes, num_tokens)
+            self._tokens.correct(job.model, request, relayed.counts.num_prompt_tokens)
 
     async def _pass_through(self, exchange: Exchange, method: str) -> None:
         """Any other path: to the least loaded unit that serves the body's model, unread."""

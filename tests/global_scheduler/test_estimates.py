@@ -1,5 +1,6 @@
 """Token counts and length estimates that the gateway makes for itself."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from global_scheduler.bodies import GenerationRequest, parse_chat, parse_completion
 from global_scheduler.lengths import RunningMeanLengths
 from global_scheduler.prompt_tokens import EstimatingCounter, TokenizerCounter
 from global_scheduler.usage import TokenCounts, counts_of_body, counts_of_stream
@@ -39,32 +41,58 @@ def test_the_running_mean_follows_a_change() -> None:
     assert lengths.estimate("m", None).mean_tokens == pytest.approx(400, rel=0.02)
 
 
+def completion(text: str) -> GenerationRequest:
+    """A request with this prompt."""
+    return parse_completion(json.dumps({"prompt": text}).encode())
+
+
+def chat(text: str) -> GenerationRequest:
+    """A chat of one message."""
+    return parse_chat(json.dumps({"messages": [{"role": "user", "content": text}]}).encode())
+
+
 async def test_the_bytes_per_token_ratio_learns_from_usage() -> None:
     """Where no tokenizer is at hand the engines' figures correct the estimate."""
-    counter = EstimatingCounter()
-    assert await counter.count("m", ("x" * 400,)) == 100
+    counter, request = EstimatingCounter(), completion("x" * 400)
+    assert await counter.count("m", request) == 100
     for _ in range(100):
-        counter.correct("m", 400, 200)
-    assert await counter.count("m", ("x" * 400,)) == pytest.approx(200, rel=0.02)
+        counter.correct("m", request, 200)
+    assert await counter.count("m", request) == pytest.approx(200, rel=0.02)
+    assert await counter.count("other", request) == 100
 
 
 async def test_a_lying_usage_figure_does_not_spoil_the_ratio() -> None:
     """Figures beyond belief are bounded, and one of them moves the ratio a little only."""
-    counter = EstimatingCounter()
-    counter.correct("m", 400, 100)
-    counter.correct("m", 400, 10**9)
-    counter.correct("m", 400, -5)
-    assert 100 <= await counter.count("m", ("x" * 400,)) <= 110
+    counter, request = EstimatingCounter(), completion("x" * 400)
+    counter.correct("m", request, 100)
+    counter.correct("m", request, 10**9)
+    counter.correct("m", request, -5)
+    assert 95 <= await counter.count("m", request) <= 110
 
 
-async def test_a_tokenizer_counts_exactly_on_and_off_the_event_loop(tmp_path: Path) -> None:
-    """Short texts are counted inline, long ones in a thread; both alike."""
+@pytest.fixture
+def tokenizer_folder(tmp_path: Path) -> Path:
+    """A tokenizer whose tokens are words."""
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    counter = TokenizerCounter(tmp_path)
-    assert await counter.count("m", ("one two three", "four")) == 4
-    assert await counter.count("m", ("word " * 5000,)) == 5000
+    return tmp_path
+
+
+async def test_a_tokenizer_counts_exactly_on_and_off_the_event_loop(tokenizer_folder: Path) -> None:
+    """Short texts are counted inline, long ones in a thread; both alike."""
+    counter = TokenizerCounter(tokenizer_folder)
+    assert await counter.count("m", completion("one two three")) == 3
+    assert await counter.count("m", completion("word " * 5000)) == 5000
+
+
+async def test_the_chat_template_is_learnt_from_usage(tokenizer_folder: Path) -> None:
+    """A system prompt that the engine adds is expected from the second chat on."""
+    counter = TokenizerCounter(tokenizer_folder)
+    before = await counter.count("m", chat("one two"))
+    counter.correct("m", chat("one two"), before + 30)
+    assert await counter.count("m", chat("three")) == before - 1 + 30
+    assert await counter.count("m", completion("three")) == 1
 
 
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
