@@ -127,8 +127,8 @@ def test_two_batches_in_flight_run_one_after_the_other(backend: VidurBackend) ->
 def test_a_decode_in_flight_may_open_a_block(
     backend: VidurBackend, generated: int, num_batches: int
 ) -> None:
-    """Wherever in its last block the sequence is, and with no block to spare."""
-    state = snapshot(running("a", generated=generated), num_free_blocks=0)
+    """Wherever in its last block the sequence is."""
+    state = snapshot(running("a", generated=generated))
     state.running[0].num_computed_tokens += num_batches
     batch = BatchInFlight(started_at=NOW, num_scheduled_tokens={"a": 1})
     state.in_flight = [batch] * num_batches
