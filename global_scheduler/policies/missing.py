@@ -13,6 +13,10 @@ from global_scheduler.policies import least_outstanding
 from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
 from wire.prediction import Prediction
 
+NEAR_TIE = 1.001
+"""Costs this close are equal: otherwise the microseconds between two answers would always send an
+idle fleet's requests to the same unit."""
+
 
 def choose_least(
     request: RoutedRequest,
@@ -21,7 +25,7 @@ def choose_least(
     rng: random.Random,
     cost: Callable[[Prediction], float],
 ) -> Choice:
-    """The candidate of least ``cost``; ties go to fewest outstanding requests, then to chance.
+    """The candidate of least ``cost``; near-ties go to fewest outstanding requests, then to chance.
 
     A candidate without a prediction costs the mean of the others' costs, scaled by its outstanding
     requests over theirs. Without any prediction ``least_outstanding`` decides.
@@ -32,7 +36,9 @@ def choose_least(
         return Choice(choice.unit, fallback="least_outstanding")
     imputed = _mean_cost_per_load(known, candidates)
     costs = {c.unit: known.get(c.unit, imputed * (c.num_outstanding + 1)) for c in candidates}
-    best = min(candidates, key=lambda c: (costs[c.unit], c.num_outstanding, rng.random()))
+    bound = min(costs.values()) * NEAR_TIE
+    equals = [c for c in candidates if costs[c.unit] <= bound]
+    best = min(equals, key=lambda c: (c.num_outstanding, rng.random()))
     return Choice(best.unit, fallback=None if len(known) == len(candidates) else "imputed")
 
 

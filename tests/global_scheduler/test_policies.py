@@ -86,9 +86,9 @@ def test_a_unit_without_a_prediction_is_judged_by_its_load() -> None:
     assert choose("min_new_request_latency", [*answered, busy]).unit in ("a", "b")
 
 
-def test_equal_costs_are_spread() -> None:
-    """An idle fleet of equal units does not always start with the first."""
-    candidates = [candidate("a", e2e_ms=5.0), candidate("b", e2e_ms=5.0)]
+def test_nearly_equal_costs_are_spread() -> None:
+    """Microseconds between two answers do not decide which unit of an idle fleet is used."""
+    candidates = [candidate("a", e2e_ms=500.004), candidate("b", e2e_ms=500.0)]
     rng = random.Random(1)
     policy = POLICIES["min_new_request_latency"]
     units = {policy.choose(REQUEST, candidates, 0, rng).unit for _ in range(20)}
