@@ -94,7 +94,7 @@ class PredictionService:
             backend = self._backend.name
             newcomers = [to_newcomer(question, population.limits) for question in batch.requests]
             until = None if deadline_s is None else began + deadline_s
-            answers = await self._simulate(self._backend, population, newcomers, until)
+            answers = await self._simulate(self._backend, population, newcomers, batch, until)
         took_ms = (self._timer() - began) * 1e3
         self._metrics.count_answers(len(answers), state.source, backend, state.age_ms, took_ms)
         return PredictBatchResponse(
@@ -120,6 +120,7 @@ class PredictionService:
         backend: Backend,
         population: Population,
         newcomers: list[SimulatedSequence],
+        batch: PredictBatchRequest,
         until: float | None,
     ) -> list[Answer]:
         """On the worker thread, unless too much waits there or it comes too late."""
@@ -127,7 +128,7 @@ class PredictionService:
             raise Overloaded(f"{self._num_waiting} questions wait already; ask again later")
 
         def simulate() -> list[Answer]:
-            answers = backend.predict(population, newcomers)
+            answers = backend.predict(population, newcomers, cost_to_others=batch.cost_to_others)
             return [self._next_in_time(answers, until) for _ in newcomers]
 
         self._num_waiting += 1

@@ -82,6 +82,7 @@ class Prediction(msgspec.Struct, kw_only=True):
     """Prompt and expected output tokens that the unit still has to process."""
     state_source: StateSource
     state_age_ms: float
+    """Since the snapshot was taken. An idle engine takes none: nothing running, no harm in age."""
     backend: str
     time_to_predict_ms: float
 

@@ -38,9 +38,15 @@ class Backend(Protocol):
         """Do once what need not be done at the first question about such an engine."""
 
     def predict(
-        self, population: Population, newcomers: Sequence[SimulatedSequence]
+        self,
+        population: Population,
+        newcomers: Sequence[SimulatedSequence],
+        *,
+        cost_to_others: bool = True,
     ) -> Iterator[Answer]:
         """Answer for each newcomer, one by one, as if it alone joined the population.
+
+        Without ``cost_to_others`` the delay added to others is left at 0, which costs less.
 
         Raises:
             SimulationFailed: the backend cannot play this population to an end.

@@ -42,12 +42,16 @@ class VidurBackend:
         self._predictor_for(limits)
 
     def predict(
-        self, population: Population, newcomers: Sequence[SimulatedSequence]
+        self,
+        population: Population,
+        newcomers: Sequence[SimulatedSequence],
+        *,
+        cost_to_others: bool = True,
     ) -> Iterator[Answer]:
-        """One run for each newcomer, and one without any, which they share. See ``Backend``."""
+        """One run for each newcomer; for the cost one without any, which they share."""
         try:
             predictor = self._predictor_for(population.limits)
-            base = VidurRun(population, predictor, self._replica)
+            base = VidurRun(population, predictor, self._replica) if cost_to_others else None
             for newcomer in newcomers:
                 run = VidurRun(population, predictor, self._replica, newcomer)
                 yield self._answer(base, run, newcomer)
@@ -56,7 +60,7 @@ class VidurBackend:
             reason = f"{type(error).__name__}: {error}"
             raise SimulationFailed(f"Vidur cannot play this state: {reason}") from error
 
-    def _answer(self, base: VidurRun, run: VidurRun, newcomer: SimulatedSequence) -> Answer:
+    def _answer(self, base: VidurRun | None, run: VidurRun, newcomer: SimulatedSequence) -> Answer:
         run.play_newcomer()
         ttft_s = run.newcomer.prefill_completed_at
         e2e_s = run.newcomer.completed_at
@@ -65,7 +69,7 @@ class VidurBackend:
             ttft_s=ttft_s,
             tpot_s=(e2e_s - ttft_s) / max(1, newcomer.remaining_tokens - 1),
             e2e_s=e2e_s,
-            added_delay_others_s=added_delay_s(base, run),
+            added_delay_others_s=added_delay_s(base, run) if base else 0.0,
             num_preempted=run.num_preempted,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -165,6 +166,15 @@ def test_the_others_are_delayed_by_the_newcomers_prefill(backend: VidurBackend) 
     shared_s = step_s(prefill=(400, 400), decodes=[111]) + step_s(decodes=[112, 402])
     alone_s = step_s(decodes=[111]) + step_s(decodes=[112])
     assert answer.added_delay_others_s == pytest.approx(shared_s - alone_s, rel=0.02)
+
+
+def test_the_cost_to_others_can_be_spared(backend: VidurBackend) -> None:
+    """All else is answered as before."""
+    state = population(running("a"))
+    full = ask(backend, state, question())
+    spared = next(backend.predict(state, [question()], cost_to_others=False))
+    assert spared == dataclasses.replace(full, added_delay_others_s=0.0)
+    assert full.added_delay_others_s > 0
 
 
 @pytest.mark.parametrize("num_running", [1, 8, 40])
