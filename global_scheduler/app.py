@@ -19,7 +19,8 @@ from global_scheduler.admin import admin_router, require_token
 from global_scheduler.decisions import DecisionLog
 from global_scheduler.dispatch import Dispatcher, Routing
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
-from global_scheduler.gateway import Gateway, GatewayLimits
+from global_scheduler.gateway import Gateway
+from global_scheduler.generations import Generations
 from global_scheduler.health import HealthChecker
 from global_scheduler.ledger import Ledger
 from global_scheduler.lengths import RunningMeanLengths
@@ -111,22 +112,29 @@ class App:
             wall_clock=time.time,
             rng=random.Random(settings.seed),
         )
-        self._gateway = Gateway(
-            GatewayLimits(
-                settings.max_body_bytes,
-                settings.max_attempts,
-                tuple(key.get_secret_value() for key in settings.api_key),
-            ),
+        upstream = Upstream(
+            session, read_timeout_s=settings.engine_timeout_s, engine_api_key=engine_api_key
+        )
+        generations = Generations(
             self.units,
             ledger,
             dispatcher,
-            Upstream(
-                session, read_timeout_s=settings.engine_timeout_s, engine_api_key=engine_api_key
-            ),
+            upstream,
             RunningMeanLengths(),
             _token_counter(settings),
             self.metrics,
-            clock,
+            clock=clock,
+            max_attempts=settings.max_attempts,
+            forward_authorization=not settings.api_key,
+        )
+        self._gateway = Gateway(
+            self.units,
+            dispatcher,
+            upstream,
+            generations,
+            self.metrics,
+            max_body_bytes=settings.max_body_bytes,
+            api_keys=tuple(key.get_secret_value() for key in settings.api_key),
         )
         guard = require_token(_secret(settings.admin_token), is_loopback=settings.is_loopback)
         self._control.include_router(admin_router(self.units, routing, log, health, guard))

@@ -29,7 +29,9 @@ class GatewayMetrics:
             "unit",
             "reason",
         )
-        self._retries = self._counter("retries", "Failures of a unit before a first byte.", "unit")
+        self._failures = self._counter(
+            "unit_failures", "Failures of a unit before a first byte.", "unit"
+        )
         self._decision_s = self._histogram(
             "decision_seconds",
             "Time to choose a unit, questions to sidecars included.",
@@ -80,20 +82,20 @@ class GatewayMetrics:
         """A sidecar was asked, or should have been, and no answer could be used."""
         self._missing.labels(unit, reason).inc()
 
-    def retried(self, unit: str) -> None:
-        """A unit failed before the first byte and another was tried."""
-        self._retries.labels(unit).inc()
+    def unit_failed(self, unit: str) -> None:
+        """A unit failed before the first byte of its answer."""
+        self._failures.labels(unit).inc()
 
-    def observed(self, unit: str, *, ttft_s: float | None, e2e_s: float) -> None:
+    def observed(self, unit: str, ttft_ms: float | None, e2e_ms: float) -> None:
         """A request ended well."""
-        if ttft_s is not None:
-            self._ttft_s.labels(unit).observe(ttft_s)
-        self._e2e_s.labels(unit).observe(e2e_s)
+        if ttft_ms is not None:
+            self._ttft_s.labels(unit).observe(ttft_ms / 1e3)
+        self._e2e_s.labels(unit).observe(e2e_ms / 1e3)
 
-    def predicted(self, unit: str, quantity: str, predicted_s: float, observed_s: float) -> None:
+    def predicted(self, unit: str, quantity: str, predicted_ms: float, observed_ms: float) -> None:
         """Compare a prediction with what happened."""
-        if observed_s > 0:
-            error = abs(predicted_s - observed_s) / observed_s
+        if observed_ms > 0:
+            error = abs(predicted_ms - observed_ms) / observed_ms
             self._error.labels(unit, quantity).observe(error)
 
     def render(self, units: UnitRegistry) -> bytes:

@@ -1,0 +1,56 @@
+"""What an ended generation teaches: the decision log, metrics, and the gateway's own estimates."""
+
+from __future__ import annotations
+
+from global_scheduler.bodies import GenerationRequest
+from global_scheduler.decisions import Decision
+from global_scheduler.lengths import RunningMeanLengths
+from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.prompt_tokens import PromptTokenCounter
+from global_scheduler.relay import Relayed
+
+
+class Observations:
+    """Puts predictions next to what happened."""
+
+    def __init__(
+        self, lengths: RunningMeanLengths, tokens: PromptTokenCounter, metrics: GatewayMetrics
+    ) -> None:
+        self._lengths = lengths
+        self._tokens = tokens
+        self._metrics = metrics
+
+    def note(
+        self,
+        request: GenerationRequest,
+        decision: Decision,
+        relayed: Relayed,
+        *,
+        started_s: float,
+        ended_s: float,
+    ) -> None:
+        """Put down what happened; only answers with token counts teach anything."""
+        decision.status = relayed.status
+        self._metrics.request_ended(decision.unit, relayed.status)
+        if relayed.counts is None:
+            return
+        first_s = relayed.first_token_at_s
+        ttft_ms = None if first_s is None else (first_s - started_s) * 1e3
+        e2e_ms = (ended_s - started_s) * 1e3
+        decision.observed_ttft_ms = ttft_ms
+        decision.observed_e2e_ms = e2e_ms
+        decision.observed_output_tokens = relayed.counts.num_output_tokens
+        self._metrics.observed(decision.unit, ttft_ms, e2e_ms)
+        self._compare(decision)
+        self._lengths.observe(decision.model, relayed.counts.num_output_tokens)
+        if relayed.counts.num_prompt_tokens is not None:
+            self._tokens.correct(decision.model, request, relayed.counts.num_prompt_tokens)
+
+    def _compare(self, decision: Decision) -> None:
+        pairs = {
+            "ttft": (decision.predicted_ttft_ms, decision.observed_ttft_ms),
+            "e2e": (decision.predicted_e2e_ms, decision.observed_e2e_ms),
+        }
+        for quantity, (predicted_ms, observed_ms) in pairs.items():
+            if predicted_ms is not None and observed_ms is not None:
+                self._metrics.predicted(decision.unit, quantity, predicted_ms, observed_ms)
