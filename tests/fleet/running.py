@@ -17,6 +17,7 @@ from typing import Any
 import openai
 
 from exp.fleet.display import TerminalDisplay
+from exp.fleet.health import wait_for_units
 from exp.fleet.plan import Plan
 from exp.fleet.state import StartedPart, Store
 from exp.fleet.supervisor import Supervisor
@@ -73,15 +74,14 @@ def run_fleet(plan_at: Callable[[int], Plan], folder: Path) -> Iterator[RunningF
     """Bring a plan up on free ports; ``plan_at`` takes the offset of its ports."""
     plan = plan_at(free_offset(PORTS, random.Random(os.getpid())))
     store = Store(folder / "fleet")
-    store.logs.mkdir(parents=True, exist_ok=True)
     supervisor = Supervisor(
         store=store, display=TerminalDisplay(sys.stdout), project=PROJECT, start_timeout_s=180.0
     )
-    supervisor.up(plan)
-    fleet = RunningFleet(supervisor, plan)
-    try:
-        num_units = sum(part.role == "engine" for part in plan.parts)
-        wait_until(lambda: len(fleet.healthy_units()) == num_units)
-        yield fleet
-    finally:
-        supervisor.down()
+    with store.locked():
+        supervisor.up(plan)
+        fleet = RunningFleet(supervisor, plan)
+        try:
+            wait_for_units(fleet.gateway)
+            yield fleet
+        finally:
+            supervisor.down()

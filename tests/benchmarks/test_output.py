@@ -1,0 +1,44 @@
+"""Benchmarks run and print the figures that the documentation quotes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def last_line(*arguments: str) -> dict[str, float]:
+    """The JSON object on the last line of a benchmark's output."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def test_the_gateway_benchmark_prints_its_figures() -> None:
+    """Short rounds: the figures are there and make sense, whatever the machine."""
+    figures = last_line("benchmarks.gateway", "--rounds", "1", "--seconds", "0.3")
+    assert figures["direct_rps"] > figures["gateway_rps"] > 0
+    assert figures["added_ms_p50_c1"] > 0
+    assert figures["chunks_per_s"] > 0
+    assert figures["rss_mb"] > 0
+
+
+def test_the_fleet_benchmark_prints_its_figures() -> None:
+    """A small fleet and few requests: all answered, errors and the share of best units known."""
+    figures = last_line("benchmarks.e2e", "--units", "2", "--requests", "6", "--rate", "4")
+    assert figures["requests"] == 6
+    assert figures["failed"] == 0
+    assert figures["ttft_mape"] >= 0
+    assert figures["e2e_mape"] >= 0
+    assert 0 <= figures["best_unit_share"] <= 1
