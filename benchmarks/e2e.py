@@ -111,7 +111,8 @@ def main() -> int:
 
         summary = asyncio.run(run(load, count))
     setting = {"engine": options.engine, "fleet": chosen.plan.label, "rate": chosen.rate_per_s}
-    print(json.dumps(summary | setting))
+    rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in summary.items()}
+    print(json.dumps(rounded | setting))
     return 1 if summary["failed"] else 0
 
 
