@@ -31,6 +31,7 @@ class Exchange:
         self.started = False
         """Whether the response's head has been sent."""
         self.finished = False
+        self._is_event_stream = False
         self._receive = receive
         self._send = send
 
@@ -104,6 +105,10 @@ class Exchange:
     async def start(self, status: int, headers: RawHeaders) -> None:
         """Send the response's head."""
         self.started = True
+        self._is_event_stream = any(
+            name == b"content-type" and value.startswith(b"text/event-stream")
+            for name, value in headers
+        )
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, chunk: bytes) -> None:
@@ -122,9 +127,13 @@ class Exchange:
         await self.finish(body)
 
     async def answer_error(self, error: GatewayError) -> None:
-        """Send an OpenAI-style error; inside a stream, as a server-sent event."""
+        """Send an OpenAI-style error; inside a stream, as a server-sent event.
+
+        Other answers under way cannot tell: left incomplete, their connection is closed.
+        """
         if self.started:
-            await self.finish(b"data: " + error.body() + b"\n\ndata: [DONE]\n\n")
+            if self._is_event_stream and not self.finished:
+                await self.finish(b"data: " + error.body() + b"\n\ndata: [DONE]\n\n")
             return
         headers = [
             (b"content-type", b"application/json"),

@@ -89,7 +89,14 @@ class PredictionClient:
         }
         if not futures:
             return {}
-        await asyncio.wait(futures.values(), timeout=self._deadline_s)
+        try:
+            await asyncio.wait(futures.values(), timeout=self._deadline_s)
+        except asyncio.CancelledError:
+            # The client has left; nobody looks at the answers any more, nor at their errors.
+            for future in futures.values():
+                if not future.cancel():
+                    future.exception()
+            raise
         return {
             name: future.result() for name, future in futures.items() if self._took(name, future)
         }

@@ -107,6 +107,38 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_event() -> None:
         assert (await running.decisions())[-1]["status"] == 502
 
 
+async def test_another_answer_that_breaks_off_is_not_passed_off_as_whole() -> None:
+    """An error event has no place in an embedding or a file: the connection is cut instead."""
+
+    async def break_off(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise Broken
+
+    async with fleet(ScriptedEngine(behave=break_off)) as running:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await running.client.post("/v1/audio/speech", json={"model": "m"})
+
+
+async def test_a_client_that_leaves_during_the_questions_leaves_no_trace() -> None:
+    """Its questions are dropped, with whatever error they end in."""
+
+    async def refuse_late(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        await anyio.sleep(0.3)
+        await reply(send, 503, b"{}")
+
+    engine = ScriptedEngine(answer_questions=refuse_late)
+    async with fleet(engine, prediction_deadline_ms=1000.0) as running:
+        with pytest.raises(httpx.ReadTimeout):
+            await running.client.post(
+                "/v1/completions", json={"model": "m", "prompt": "p"}, timeout=0.1
+            )
+        await anyio.sleep(0.4)
+        assert engine.requests == []
+        engine.answer_questions = None
+        assert (await running.complete()).status_code == 200
+
+
 async def test_an_engine_that_falls_silent_is_given_up() -> None:
     """The longest silence is bounded."""
 
