@@ -86,7 +86,8 @@ class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
 class EngineSnapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The state of one engine at one moment."""
 
-    version: int = SNAPSHOT_VERSION
+    version: int
+    """Always ``SNAPSHOT_VERSION``, and always written: a snapshot without it cannot be read."""
     engine_id: str
     model: str
     step: Count

@@ -12,7 +12,7 @@ from predictor.simulator.batch import Batch
 from predictor.simulator.scheduler import Scheduler
 from predictor.simulator.sequence import Sequence
 from predictor.step_time.base import BatchShape
-from wire.snapshot import BatchInFlight, EngineSnapshot, SequenceState, StepRecord
+from wire.snapshot import SNAPSHOT_VERSION, BatchInFlight, EngineSnapshot, SequenceState, StepRecord
 
 NUM_RECENT_STEPS = 64
 MAX_WAITING = 256
@@ -66,6 +66,7 @@ class SnapshotExporter:
         scheduler = self._scheduler
         waiting = list(itertools.islice(scheduler.waiting, MAX_WAITING))
         snapshot = EngineSnapshot(
+            version=SNAPSHOT_VERSION,
             engine_id=self._engine_id,
             model=self._model,
             step=self._step,

@@ -21,7 +21,7 @@ from predictor.overlay import DEFAULT_OUTPUT_TOKENS
 from wire.model_config import ModelConfig
 from wire.prediction import SentRequest
 from wire.prediction import StateSource as StateSourceName
-from wire.snapshot import EngineLimits, EngineSnapshot, SequenceState
+from wire.snapshot import SNAPSHOT_VERSION, EngineLimits, EngineSnapshot, SequenceState
 
 MAX_METRICS_BYTES = 8 * 1024 * 1024
 DEFAULT_PROMPT_TOKENS = 256
@@ -109,6 +109,7 @@ class MetricsStateSource:
         limits = limits_of(self._model, self._num_gpu_blocks, counts.cache_config)
         blocks_used = round(min(1.0, max(0.0, counts.kv_usage)) * limits.num_gpu_blocks)
         return EngineSnapshot(
+            version=SNAPSHOT_VERSION,
             engine_id=self._engine_id,
             model=self._model.model_name,
             step=0,

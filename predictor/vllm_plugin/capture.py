@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from predictor.vllm_plugin.prefix_hits import PrefixHits
 from predictor.vllm_plugin.steps import StepTracker
-from wire.snapshot import EngineLimits, EngineSnapshot, SequenceState, StepRecord
+from wire.snapshot import SNAPSHOT_VERSION, EngineLimits, EngineSnapshot, SequenceState, StepRecord
 
 MAX_WAITING = 256
 """Waiting requests in a snapshot; those beyond are only counted."""
@@ -52,6 +52,7 @@ class SchedulerCapture:
         if len(self._states) > 2 * (len(running) + len(waiting)):
             self._states = {state.request_id: state for state in running + waiting}
         return EngineSnapshot(
+            version=SNAPSHOT_VERSION,
             engine_id=self._engine_id,
             model=self._model,
             step=steps.num_steps,

@@ -7,7 +7,7 @@ from pathlib import Path
 from predictor.overlay import Population, build_population, newcomer
 from predictor.overlay import SimulatedSequence as Sequence
 from wire.model_config import ModelConfig, load_model_config
-from wire.snapshot import EngineLimits, EngineSnapshot, SequenceState
+from wire.snapshot import SNAPSHOT_VERSION, EngineLimits, EngineSnapshot, SequenceState
 
 NOW = 1_000_000.0
 MODEL_PATH = Path(__file__).parents[2] / "config" / "llama_config.json"
@@ -61,6 +61,7 @@ def snapshot(
     held = sum(seq.num_blocks for seq in sequences)
     free = bounds.num_gpu_blocks - held if num_free_blocks is None else num_free_blocks
     return EngineSnapshot(
+        version=SNAPSHOT_VERSION,
         engine_id="test",
         model=MODEL.model_name,
         step=1,

@@ -10,7 +10,7 @@ from predictor.simulator.replay import finish_times
 from predictor.simulator.scheduler import Scheduler
 from predictor.step_time.base import BatchShape
 from tests.simulator.tracing import DEFAULT_LIMITS, Event, run, run_step, sequence
-from wire.snapshot import BatchInFlight, EngineSnapshot, SequenceState
+from wire.snapshot import SNAPSHOT_VERSION, BatchInFlight, EngineSnapshot, SequenceState
 
 
 class SecondPerStep:
@@ -40,6 +40,7 @@ def snapshot_of(scheduler: Scheduler, in_flight: list[BatchInFlight]) -> EngineS
         )
 
     return EngineSnapshot(
+        version=SNAPSHOT_VERSION,
         engine_id="unit",
         model="model",
         step=1,

@@ -6,7 +6,7 @@ import uuid
 
 import msgspec
 
-from wire.snapshot import EngineLimits, EngineSnapshot
+from wire.snapshot import SNAPSHOT_VERSION, EngineLimits, EngineSnapshot
 
 
 def new_engine_id() -> str:
@@ -21,6 +21,12 @@ def encoded_snapshot(engine_id: str, step: int = 1) -> bytes:
         num_gpu_blocks=100,
     )  # fmt: skip
     snapshot = EngineSnapshot(
-        engine_id=engine_id, model="m", step=step, time=1.0, limits=limits, num_free_blocks=100
+        version=SNAPSHOT_VERSION,
+        engine_id=engine_id,
+        model="m",
+        step=step,
+        time=1.0,
+        limits=limits,
+        num_free_blocks=100,
     )
     return msgspec.msgpack.encode(snapshot)
