@@ -30,7 +30,8 @@ class Exchange:
         self.request_id = request_id
         self.started = False
         """Whether the response's head has been sent."""
-        self.finished = False
+        self.complete = False
+        """Whether the client has all of its answer; leaving then is no disconnect."""
         self._is_event_stream = False
         self._receive = receive
         self._send = send
@@ -93,13 +94,13 @@ class Exchange:
                 yield
             finally:
                 watcher.cancel()
-        if scope.cancelled_caught and not self.finished:
+        if scope.cancelled_caught and not self.complete:
             raise ClientGone
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self.finished:
+        if not self.complete:
             scope.cancel()
 
     async def start(self, status: int, headers: RawHeaders) -> None:
@@ -117,7 +118,7 @@ class Exchange:
 
     async def finish(self, chunk: bytes = b"") -> None:
         """Send the last part of the response's body."""
-        self.finished = True
+        self.complete = True
         await self._send({"type": "http.response.body", "body": chunk})
 
     async def answer(self, status: int, headers: RawHeaders, body: bytes) -> None:
@@ -132,7 +133,7 @@ class Exchange:
         Other answers under way cannot tell: left incomplete, their connection is closed.
         """
         if self.started:
-            if self._is_event_stream and not self.finished:
+            if self._is_event_stream and not self.complete:
                 await self.finish(b"data: " + error.body() + b"\n\ndata: [DONE]\n\n")
             return
         headers = [

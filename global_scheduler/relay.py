@@ -15,7 +15,7 @@ from global_scheduler.usage import TokenCounts, counts_of_body, counts_of_stream
 
 STREAM_ERROR = b'data: {"error"'
 """How vLLM begins a stream that failed before its first token (a 200 was already sent)."""
-
+STREAM_END = b"data: [DONE]\n\n"
 LARGEST_WHOLE_ANSWER_BYTES = 64 << 20
 """An unstreamed answer is held in memory; no engine's is nearly as large."""
 
@@ -79,6 +79,8 @@ async def relay_stream(
     before, last, num_events = b"", b"", 0
     try:
         while chunk:
+            # Clients may hang up as soon as they have this, before the stream's own end.
+            exchange.complete = chunk.endswith(STREAM_END)
             await exchange.send(chunk)
             num_events += chunk.count(b"data: {")
             before, last = last, chunk

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 import pytest
@@ -44,7 +45,9 @@ def test_a_streamed_chat_is_routed_by_a_what_if_from_plugin_state(fleet: Running
     assert float(raw.headers["x-astrolabe-predicted-ttft-ms"]) > 0
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 24
-    decision = next(d for d in fleet.get("/admin/decisions") if d["request_id"] == "stars")
+    # The client has its answer a moment before the gateway has noted it.
+    wait_until(lambda: _decision(fleet, "stars")["observed_e2e_ms"] is not None)
+    decision = _decision(fleet, "stars")
     assert decision["fallback"] is None
     assert [c["state_source"] for c in decision["candidates"]] == ["plugin"] * 3
     assert decision["observed_output_tokens"] == 24
@@ -175,6 +178,11 @@ def _complete(client: openai.OpenAI, prompt: str) -> str:
     )
     assert raw.parse().choices
     return raw.headers["x-astrolabe-unit"]
+
+
+def _decision(fleet: RunningFleet, request_id: str) -> Any:
+    """The logged decision on a request."""
+    return next(d for d in fleet.get("/admin/decisions") if d["request_id"] == request_id)
 
 
 def _last_fallback(fleet: RunningFleet) -> str | None:

@@ -178,6 +178,28 @@ async def test_a_client_that_leaves_aborts_the_engines_request(stream: bool) -> 
         assert (await running.decisions())[-1]["status"] == 499
 
 
+async def test_a_client_that_hangs_up_after_the_last_event_has_its_whole_answer() -> None:
+    """Official clients stop reading at [DONE]; that is no disconnect, and the answer counts."""
+
+    async def slow_end(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
+        for chunk in (EVENT, EVENT, DONE):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await anyio.sleep(0.3)
+        await send({"type": "http.response.body", "body": b""})
+
+    async with fleet(ScriptedEngine(behave=slow_end)) as running:
+        body = {"model": "m", "prompt": "p", "stream": True}
+        async with running.client.stream("POST", "/v1/completions", json=body) as answer:
+            async for line in answer.aiter_lines():
+                if line == "data: [DONE]":
+                    break
+        await eventually(lambda: _is_idle(running))
+        (decision,) = await running.decisions()
+        assert decision["status"] == 200
+        assert decision["observed_e2e_ms"] is not None
+
+
 async def _is_idle(running: Fleet) -> bool:
     units = (await running.client.get("/admin/units")).json()
     return all(unit["num_outstanding"] == 0 for unit in units)

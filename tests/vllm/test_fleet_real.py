@@ -9,6 +9,7 @@ import pytest
 
 from exp.fleet.local import vllm_cpu_plan
 from exp.vllm_cpu.command import SERVED_MODEL_NAME
+from tests.deploy.waiting import wait_until
 from tests.fleet.running import RunningFleet, run_fleet
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -46,6 +47,8 @@ def test_streamed_chats_are_predicted_from_plugin_state(fleet: RunningFleet) -> 
     with ThreadPoolExecutor(8) as pool:
         units = set(pool.map(chat, range(8)))
     assert units == {"unit-1", "unit-2"}
+    # The client has its answer a moment before the gateway has noted it.
+    wait_until(lambda: all(d["observed_e2e_ms"] for d in fleet.get("/admin/decisions")))
     decisions = fleet.get("/admin/decisions")
     sources = {c["state_source"] for d in decisions for c in d["candidates"]}
     assert sources == {"plugin"}
