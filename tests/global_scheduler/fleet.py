@@ -188,7 +188,12 @@ async def fleet(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Flee
     """Engines named u0, u1, ... behind a gateway."""
     async with _all_serving(engines) as urls:
         units = [f"u{index}={url},{url}" for index, url in enumerate(urls)]
-        defaults = {"health_interval_s": 0.05, "health_timeout_s": 1.0, "seed": 1}
+        defaults = {
+            "health_interval_s": 0.05,
+            "health_timeout_s": 1.0,
+            "prediction_deadline_ms": 2000.0,  # a busy machine must not fail a test
+            "seed": 1,
+        }
         chosen = GatewaySettings(unit=units, **(defaults | settings))
         app = create_app(chosen)
         async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:

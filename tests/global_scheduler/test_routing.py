@@ -28,8 +28,11 @@ async def test_the_request_goes_to_the_least_prediction_and_headers_say_so() -> 
         answer = await running.complete(headers={"x-request-id": "mine"}, max_tokens=40)
         assert answer.status_code == 200
         assert answer.headers["x-astrolabe-unit"] == "u1"
-        assert 30.5 <= float(answer.headers["x-astrolabe-predicted-e2e-ms"]) < 80.0
-        assert 10.0 <= float(answer.headers["x-astrolabe-predicted-ttft-ms"]) < 60.0
+        e2e_ms = float(answer.headers["x-astrolabe-predicted-e2e-ms"])
+        assert 30.5 <= e2e_ms < 900.0
+        assert float(answer.headers["x-astrolabe-predicted-ttft-ms"]) == pytest.approx(
+            e2e_ms - 20.5
+        )
         assert answer.headers["x-request-id"] == "mine"
         assert "x-astrolabe-fallback" not in answer.headers
         question = fast.questions[0].requests[0]
@@ -38,7 +41,8 @@ async def test_the_request_goes_to_the_least_prediction_and_headers_say_so() -> 
         assert decision["unit"] == "u1"
         assert decision["status"] == 200
         assert decision["observed_output_tokens"] == 3
-        assert [c["predicted_e2e_ms"] // 100 for c in decision["candidates"]] == [9.0, 0.0]
+        slow_ms, fast_ms = (c["predicted_e2e_ms"] for c in decision["candidates"])
+        assert slow_ms >= 900.0 > fast_ms >= 30.5
 
 
 async def test_bodies_and_streams_pass_unchanged() -> None:
@@ -142,7 +146,7 @@ async def test_a_hung_sidecar_is_left_alone_for_a_while_and_taken_up_again() -> 
         for _ in range(3):
             await running.complete()
         await running.complete()
-        assert (await running.decisions())[-1]["decision_ms"] < 20
+        assert (await running.decisions())[-1]["decision_ms"] < 40
         engine.answer_questions, engine.predict = None, lambda batch: 77.0
 
         async def is_back() -> bool:
