@@ -58,7 +58,12 @@ def admin_router(
 ) -> APIRouter:
     """The routes under ``/admin``."""
     router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[guard])
+    _add_units(router, units, health)
+    _add_routing(router, routing, log)
+    return router
 
+
+def _add_units(router: APIRouter, units: UnitRegistry, health: HealthChecker) -> None:
     @router.get("/units")
     async def list_units() -> list[dict[str, Any]]:
         """Every unit and how it does."""
@@ -84,6 +89,8 @@ def admin_router(
         """Forget the unit; what it runs goes on."""
         return _unit_out(units.remove(name))
 
+
+def _add_routing(router: APIRouter, routing: Routing, log: DecisionLog) -> None:
     @router.get("/policy")
     async def show_policy() -> dict[str, Any]:
         """How requests are routed, and the policies there are."""
@@ -104,8 +111,6 @@ def admin_router(
     ) -> list[dict[str, Any]]:
         """The last decisions with what was predicted and observed, oldest first."""
         return [decision.as_dict() for decision in log.last(limit)]
-
-    return router
 
 
 def _unit_out(unit: Unit) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class App:
         self.units = UnitRegistry(_configured_units(settings))
         self.metrics = GatewayMetrics()
         self._settings = settings
+        self._tokens = _token_counter(settings)
         self._gateway: Gateway | None = None
         self._control = FastAPI(
             title="Astrolabe global scheduler", lifespan=self._lifespan, openapi_url="/openapi.json"
@@ -84,7 +85,6 @@ class App:
     def _assemble(self, session: aiohttp.ClientSession) -> tuple[PredictionClient, HealthChecker]:
         settings, clock = self._settings, time.monotonic
         ledger, log = Ledger(clock), DecisionLog()
-        engine_api_key = _secret(settings.engine_api_key)
         predictions = PredictionClient(
             session,
             ledger,
@@ -98,7 +98,7 @@ class App:
             self.units,
             interval_s=settings.health_interval_s,
             timeout_s=settings.health_timeout_s,
-            engine_api_key=engine_api_key,
+            engine_api_key=_secret(settings.engine_api_key),
         )
         routing = Routing(POLICIES[settings.policy], settings.num_query_predictors)
         dispatcher = Dispatcher(
@@ -112,8 +112,19 @@ class App:
             wall_clock=time.time,
             rng=random.Random(settings.seed),
         )
+        self._gateway = self._make_gateway(session, ledger, dispatcher)
+        guard = require_token(_secret(settings.admin_token), is_loopback=settings.is_loopback)
+        self._control.include_router(admin_router(self.units, routing, log, health, guard))
+        return predictions, health
+
+    def _make_gateway(
+        self, session: aiohttp.ClientSession, ledger: Ledger, dispatcher: Dispatcher
+    ) -> Gateway:
+        settings = self._settings
         upstream = Upstream(
-            session, read_timeout_s=settings.engine_timeout_s, engine_api_key=engine_api_key
+            session,
+            read_timeout_s=settings.engine_timeout_s,
+            engine_api_key=_secret(settings.engine_api_key),
         )
         generations = Generations(
             self.units,
@@ -121,13 +132,13 @@ class App:
             dispatcher,
             upstream,
             RunningMeanLengths(),
-            _token_counter(settings),
+            self._tokens,
             self.metrics,
-            clock=clock,
+            clock=time.monotonic,
             max_attempts=settings.max_attempts,
             forward_authorization=not settings.api_key,
         )
-        self._gateway = Gateway(
+        return Gateway(
             self.units,
             dispatcher,
             upstream,
@@ -136,9 +147,6 @@ class App:
             max_body_bytes=settings.max_body_bytes,
             api_keys=tuple(key.get_secret_value() for key in settings.api_key),
         )
-        guard = require_token(_secret(settings.admin_token), is_loopback=settings.is_loopback)
-        self._control.include_router(admin_router(self.units, routing, log, health, guard))
-        return predictions, health
 
 
 def create_app(settings: GatewaySettings) -> App:

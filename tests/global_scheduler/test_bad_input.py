@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +165,21 @@ async def test_the_admin_api_is_guarded(
         for path in ("/admin/units", "/admin/policy", "/admin/decisions"):
             assert (await running.client.get(path, headers=headers)).status_code == status
         assert (await running.client.get("/health")).status_code == 200
+
+
+def test_a_configuration_that_cannot_be_used_is_refused_before_serving(tmp_path: Path) -> None:
+    """The command ends with status 2 and names what is wrong."""
+    for flag, value, words in (
+        ("--tokenizer", str(tmp_path / "none"), "no tokenizer at"),
+        ("--unit", "nonsense", "'nonsense' must look like"),
+        ("--hosts", str(tmp_path / "none.json"), "none.json"),
+        ("--port", "99999", "--port"),
+    ):
+        command = [sys.executable, "-m", "global_scheduler", flag, value]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_settings_refuse_what_they_do_not_know() -> None:
