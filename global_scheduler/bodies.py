@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from global_scheduler.errors import BadRequest
+from wire.prediction import MAX_PRIORITY, MAX_TOKENS
 
 
 class _StreamOptions(msgspec.Struct):
@@ -106,14 +107,16 @@ def _request(
     max_tokens = _positive("max_tokens", body.max_tokens)
     max_completion_tokens = _positive("max_completion_tokens", body.max_completion_tokens)
     _positive("n", body.n)
+    most = max_tokens if max_completion_tokens is None else max_completion_tokens
+    # Bounded to what sidecars take: one absurd request must not cost its unit all predictions.
     return GenerationRequest(
         model=body.model,
         stream=bool(body.stream),
         texts=texts,
         num_given_tokens=num_given_tokens,
         num_messages=num_messages,
-        max_tokens=max_tokens if max_completion_tokens is None else max_completion_tokens,
-        priority=body.priority or 0,
+        max_tokens=None if most is None else min(most, MAX_TOKENS),
+        priority=max(-MAX_PRIORITY, min(body.priority or 0, MAX_PRIORITY)),
     )
 
 

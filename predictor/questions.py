@@ -12,14 +12,17 @@ import msgspec
 from predictor.errors import InvalidQuestion
 from predictor.overlay import SimulatedSequence, newcomer
 from predictor.remaining import mean_of_quantiles
-from wire.prediction import PredictBatchRequest, PredictRequest, SentRequest
+from wire.prediction import (
+    MAX_PRIORITY,
+    MAX_TOKENS,
+    PredictBatchRequest,
+    PredictRequest,
+    SentRequest,
+)
 from wire.snapshot import EngineLimits
 
 _Body = TypeVar("_Body")
 
-MAX_TOKENS = 10_000_000
-"""No engine holds a sequence as long as this."""
-MAX_PRIORITY = 2**62
 MAX_SENT = 100_000
 
 

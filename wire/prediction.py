@@ -6,6 +6,11 @@ from typing import Literal
 
 import msgspec
 
+MAX_TOKENS = 10_000_000
+"""No engine holds a sequence as long as this; sidecars refuse larger counts."""
+MAX_PRIORITY = 2**62
+"""Sidecars refuse priorities beyond this and its negative."""
+
 StateSource = Literal["plugin", "ledger", "metrics"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ DONE = b"data: [DONE]\n\n"
 _TEXT_MARK = "\x00"
 
 
-class Reply:
+class Reply(abc.ABC):
     """Words one answer. Subclasses say where the text stands."""
 
     object: str
@@ -77,11 +78,13 @@ class Reply:
         stop_reason = self._generation.answer.stop_string if stopped else None
         return {"finish_reason": finish_reason, "stop_reason": stop_reason}
 
+    @abc.abstractmethod
     def _choice(self, text: str, finish_reason: str | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """One event's choice."""
 
+    @abc.abstractmethod
     def _whole_choice(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """The choice of an unstreamed answer."""
 
 
 class CompletionReply(Reply):
