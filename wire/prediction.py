@@ -35,6 +35,23 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     sent_age_ms: float = 0.0
     has_first_token: bool = False
     priority: int = 0
+    quantiles: dict[str, float] | None = None
+    """Quantiles of the output length at the start, where a distribution is known."""
+    max_tokens: int | None = None
+    num_output_tokens: int = 0
+    """Tokens that have streamed back."""
+    first_token_age_ms: float | None = None
+    """Since the first of them; None before it."""
+    slo: Slo | None = None
+
+
+class EndedRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a request has really met: the sidecar's calibration learns from it."""
+
+    request_id: str
+    ttft_ms: float
+    e2e_ms: float
+    num_output_tokens: int
 
 
 class PredictRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -48,6 +65,8 @@ class PredictRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     quantiles: dict[str, float] | None = None
     """Quantiles of the output length, such as ``{"0.5": 210.0, "0.9": 600.0}``."""
     max_tokens: int | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens that the unit's prefix cache is known to hold."""
     priority: int = 0
     slo: Slo | None = None
 
@@ -61,11 +80,20 @@ class PredictBatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     simulate: bool = True
     """False asks for the state fields only; latencies are then 0 and ``backend`` is ``none``."""
     cost_to_others: bool = True
-    """False leaves ``added_delay_others_ms`` at 0 and spares the backend a second run."""
+    """False leaves what others suffer at 0 and spares the backend a second run."""
+    ended: list[EndedRequest] = []
+    """Requests that have ended since the last call that was answered."""
+
+
+class BacklogRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What if the unit got all of these requests now, in this order?"""
+
+    requests: list[PredictRequest]
+    sent: list[SentRequest] = []
 
 
 class Prediction(msgspec.Struct, kw_only=True):
-    """One answer. Latencies count from now, in milliseconds."""
+    """One answer. Latencies count from now, in milliseconds; without a suffix they are means."""
 
     request_id: str
     queue_ms: float
@@ -73,8 +101,20 @@ class Prediction(msgspec.Struct, kw_only=True):
     ttft_ms: float
     tpot_ms: float
     e2e_ms: float
+    ttft_p50_ms: float = 0.0
+    ttft_p90_ms: float = 0.0
+    tpot_p50_ms: float = 0.0
+    tpot_p90_ms: float = 0.0
+    e2e_p50_ms: float = 0.0
+    e2e_p90_ms: float = 0.0
     added_delay_others_ms: float
-    """How far the requests already there, summed up, lag behind by the time this one ends."""
+    """How much later the requests already there end because of this one, summed up."""
+    max_added_delay_ms: float = 0.0
+    """The most that one of them ends later."""
+    added_gap_ms: float = 0.0
+    """How much longer the longest wait for a next token becomes for those that are decoding."""
+    num_slo_broken: int = 0
+    """Requests that would miss a latency goal with this one and meet it without."""
     kv_blocks_free: int
     kv_blocks_total: int
     kv_blocks_wanted: int
@@ -82,12 +122,15 @@ class Prediction(msgspec.Struct, kw_only=True):
     num_running: int
     num_waiting: int
     num_preempted: int
-    """Preemptions that the what-if met before the request ended."""
+    """Preemptions of any request that the what-if met before this one ended."""
+    num_own_preemptions: int = 0
     num_unprocessed_tokens: int
     """Prompt and expected output tokens that the unit still has to process."""
     state_source: StateSource
     state_age_ms: float
     """Since the snapshot was taken. An idle engine takes none: nothing running, no harm in age."""
+    state_is_stale: bool = False
+    """The state is older than the sidecar's limit though the engine has work to do."""
     backend: str
     time_to_predict_ms: float
 
@@ -96,3 +139,28 @@ class PredictBatchResponse(msgspec.Struct, kw_only=True):
     """Answers in the order of the questions."""
 
     predictions: list[Prediction]
+
+
+class BacklogItem(msgspec.Struct, kw_only=True):
+    """What one request of a backlog would meet."""
+
+    request_id: str
+    queue_ms: float
+    ttft_ms: float
+    tpot_ms: float
+    e2e_ms: float
+
+
+class BacklogPrediction(msgspec.Struct, kw_only=True):
+    """How a unit would work off a backlog; milliseconds from now."""
+
+    requests: list[BacklogItem]
+    drain_ms: float
+    """Until all that the unit holds, the backlog included, has ended."""
+    added_delay_others_ms: float
+    num_slo_broken: int
+    """Requests that were there before and would newly miss a latency goal."""
+    state_source: StateSource
+    state_age_ms: float
+    state_is_stale: bool = False
+    time_to_predict_ms: float

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from predictor.step_time.table import StepTable
+
 
 @dataclass(frozen=True, slots=True)
 class BatchShape:
@@ -22,6 +24,8 @@ class BatchShape:
     """Sum over the batch of the context length before this step."""
     prefill_attention: float = 0.0
     """Sum over prefills of n * (ctx - n / 2), with ctx the context after the step."""
+    prefill_chunks: tuple[tuple[int, int], ...] = ()
+    """Each prefill's (tokens, context before), where known; only measured tables want them."""
 
     @property
     def num_tokens(self) -> int:
@@ -47,6 +51,7 @@ def batch_shape(
         num_decode_seqs=len(contexts),
         num_kv_tokens=sum(context for _, context in chunks) + sum(contexts),
         prefill_attention=sum(n * (context + n / 2) for n, context in chunks),
+        prefill_chunks=tuple(chunks),
     )
 
 
@@ -55,3 +60,6 @@ class StepTimeModel(Protocol):
 
     def step_s(self, shape: BatchShape) -> float:
         """Seconds that a step with this batch takes."""
+
+    def tabulate(self, max_tokens: int, max_seqs: int) -> StepTable:
+        """The same model for the compiled what-if, for batches up to these sizes."""

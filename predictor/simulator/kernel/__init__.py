@@ -1,0 +1,1 @@
+"""The compiled what-if: the schedulers' rules as jumps over events, over flat arrays."""
