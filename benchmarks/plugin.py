@@ -40,12 +40,13 @@ class Stopwatch:
 
 def measure(num_running: int, num_waiting: int, num_steps: int, is_async: bool) -> dict[str, Any]:
     """Per-step costs in microseconds, and the size of a snapshot in bytes."""
-    from exp.vllm_cpu.offline import OfflineEngine
+    from exp.vllm_cpu.offline import AMPLE, OfflineEngine
     from predictor.vllm_plugin.shared_memory import SnapshotReader
 
-    engine = OfflineEngine(
-        PLUGIN, MODEL_DIR, async_scheduling=is_async, max_num_seqs=num_running, num_blocks=8192
+    limits = msgspec.structs.replace(
+        AMPLE, async_scheduling=is_async, max_num_seqs=num_running, num_gpu_blocks=8191
     )
+    engine = OfflineEngine(PLUGIN, MODEL_DIR, limits)
     rng = random.Random(0)
     for index in range(num_running + num_waiting):
         prompt = [rng.randrange(10_000) for _ in range(rng.randrange(100, 500))]

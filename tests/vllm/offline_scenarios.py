@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from exp.vllm_cpu.offline import OfflineEngine
+from exp.vllm_cpu.offline import AMPLE, OfflineEngine
 from predictor.errors import StateUnavailable
 from predictor.vllm_plugin.shared_memory import SnapshotReader, snapshot_path
 from wire.snapshot import EngineSnapshot
@@ -45,13 +46,10 @@ def read() -> dict[str, Any] | None:
 
 def trace(scheduler_cls: str, is_async: bool) -> dict[str, Any]:
     """Every batch of a run whose KV cache is too small, and vLLM's own prefix cache statistics."""
-    engine = OfflineEngine(
-        scheduler_cls,
-        MODEL_DIR,
-        async_scheduling=is_async,
-        num_blocks=40,
-        max_num_batched_tokens=128,
+    limits = replace(
+        AMPLE, async_scheduling=is_async, num_gpu_blocks=39, max_num_batched_tokens=128
     )
+    engine = OfflineEngine(scheduler_cls, MODEL_DIR, limits)
     rng = random.Random(1)
     shared = [rng.randrange(1000) for _ in range(48)]
     for index in range(12):
@@ -73,9 +71,8 @@ def trace(scheduler_cls: str, is_async: bool) -> dict[str, Any]:
 
 def contents(is_async: bool) -> dict[str, Any]:
     """What is published with a batch in flight, next to what vLLM itself knows at that moment."""
-    engine = OfflineEngine(
-        PLUGIN, MODEL_DIR, async_scheduling=is_async, max_num_seqs=2, num_blocks=100
-    )
+    limits = replace(AMPLE, async_scheduling=is_async, max_num_seqs=2, num_gpu_blocks=99)
+    engine = OfflineEngine(PLUGIN, MODEL_DIR, limits)
     at_start = read()
     prompt = list(range(100))
     for name in ("a", "b", "c"):
@@ -105,7 +102,8 @@ def contents(is_async: bool) -> dict[str, Any]:
 
 def priorities() -> list[str]:
     """The order of waiting requests under the priority policy."""
-    engine = OfflineEngine(PLUGIN, MODEL_DIR, max_num_seqs=1, policy="priority")
+    limits = replace(AMPLE, max_num_seqs=1, scheduling_policy="priority")
+    engine = OfflineEngine(PLUGIN, MODEL_DIR, limits)
     for name, priority in (("low", 9), ("high", 1), ("middle", 5), ("first", 0)):
         engine.add(name, [1, 2, 3], max_tokens=5, priority=priority)
     engine.schedule()
