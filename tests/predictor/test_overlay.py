@@ -102,11 +102,11 @@ def test_batches_in_flight_are_taken_back() -> None:
 
 
 def test_a_waiting_sequence_has_computed_what_the_prefix_cache_holds() -> None:
-    """But one token at least is left to compute."""
+    """Whole blocks, of which at least one token is left to compute."""
     partly = msgspec.structs.replace(waiting("a"), num_cached_tokens=64)
     wholly = msgspec.structs.replace(waiting("b", prompt=64), num_cached_tokens=64)
     found = population(partly, wholly)
-    assert [seq.num_computed_tokens for seq in found.waiting] == [64, 63]
+    assert [seq.num_computed_tokens for seq in found.waiting] == [64, 48]
 
 
 def test_unprocessed_tokens_and_wanted_blocks() -> None:
