@@ -7,6 +7,8 @@ scheduler and requests as if they had come to the engine's state by themselves.
 from __future__ import annotations
 
 import bisect
+import math
+import sys
 from typing import Any
 
 from vidur.config import CacheConfig, SarathiSchedulerConfig, SyntheticRequestGeneratorConfig
@@ -54,15 +56,15 @@ class VidurRun:
         """Set the scheduler up and play the batches in flight to their ends."""
         self.clock_s = 0.0
         self.newcomer: Any = None
+        num_running = len(population.running)
         waiting = list(population.waiting)
         if newcomer is not None:
             waiting.insert(population.queue_position(newcomer.priority), newcomer)
         requests = [
-            _vidur_request(sequence, order)
+            _vidur_request(sequence, order, is_running=order < num_running)
             for order, sequence in enumerate([*population.running, *waiting])
         ]
-        running = requests[: len(population.running)]
-        queued = requests[len(population.running) :]
+        running, queued = requests[:num_running], requests[num_running:]
         if newcomer is not None:
             self.newcomer = queued[waiting.index(newcomer)]
         self.others = [request for request in requests if request is not self.newcomer]
@@ -70,8 +72,13 @@ class VidurRun:
         self._predictor = predictor
         self._scheduler = _scheduler(population, predictor, replica, running, queued)
         by_id = {seq.request_id: req for seq, req in zip(population.running, running, strict=True)}
+        earliest_s = -math.inf
         for batch in population.in_flight:
-            self._finish_in_flight(batch, batch.started_at - population.now, by_id)
+            started_s = max(batch.started_at - population.now, earliest_s)
+            self._finish_in_flight(batch, started_s, by_id)
+            # With async scheduling a batch waits for the one before it.
+            earliest_s = self.clock_s
+        _take_back_slack(self._scheduler, population)
 
     def try_step(self) -> bool:
         """Schedule and finish one batch; False when the scheduler has none."""
@@ -128,8 +135,6 @@ class VidurRun:
         ]
         scheduler._num_running_batches += 1
         scheduler._num_running_stages += 1
-        # With async scheduling a batch waits for the one before it.
-        started_s = max(started_s, self.clock_s) if self.clock_s > 0 else started_s
         self._finish(batch, started_s, max(0.0, started_s + self._predictor.step_s(batch)))
         scheduler._preempted_requests.sort(key=lambda request: request.arrived_at)
 
@@ -156,9 +161,6 @@ def _scheduler(
 ) -> Any:
     """A stock scheduler that has come to hold these requests."""
     limits = population.limits
-    blocks = [_blocks(request, limits.block_size) for request in running]
-    # Reserving whole prompts, Vidur may count more blocks than the engine has given out so far.
-    held = population.num_free_blocks + sum(seq.num_blocks for seq in population.running)
     scheduler = SarathiReplicaScheduler(
         replica_config=replica,
         replica_scheduler_config=SarathiSchedulerConfig(
@@ -166,8 +168,7 @@ def _scheduler(
         ),
         cache_config=CacheConfig(
             block_size=limits.block_size,
-            # One more for each batch in flight and request, which may open a block.
-            num_blocks=max(held, sum(blocks) + len(running) * len(population.in_flight)),
+            num_blocks=sys.maxsize,  # until the batches in flight have ended
             watermark_blocks_fraction=0.0,  # vLLM V1 keeps none
         ),
         request_generator_config=SyntheticRequestGeneratorConfig(max_tokens=limits.max_model_len),
@@ -175,11 +176,20 @@ def _scheduler(
         num_stages=1,
         execution_time_predictor=predictor,
     )
-    for request, num_blocks in zip(running, blocks, strict=True):
-        scheduler.allocate(request.id, num_blocks)
+    for request in running:
+        scheduler.allocate(request.id, _blocks(request, limits.block_size))
     scheduler._preempted_requests = list(running)  # Sarathi keeps its running requests here
     scheduler._request_queue = list(queued)
     return scheduler
+
+
+def _take_back_slack(scheduler: Any, population: Population) -> None:
+    """Leave the scheduler the engine's blocks, or those that it has given out if they are more.
+
+    Reserving whole prompts and sharing none, Vidur may count more than the engine does.
+    """
+    held = population.num_free_blocks + sum(seq.num_blocks for seq in population.running)
+    scheduler._cache_config.num_blocks = max(held, scheduler.num_allocated_blocks)
 
 
 def _blocks(request: Any, block_size: int) -> int:
@@ -188,14 +198,15 @@ def _blocks(request: Any, block_size: int) -> int:
     return int(-(-tokens // block_size))
 
 
-def _vidur_request(sequence: SimulatedSequence, order: int) -> Any:
+def _vidur_request(sequence: SimulatedSequence, order: int, *, is_running: bool) -> Any:
     """A Vidur request in the middle of its life; ``order`` stands for its arrival time.
 
     After a prefill Vidur counts the first output token as processed. A sequence that was preempted
     has to process its generated tokens again, as part of its prefill.
     """
     generated = sequence.num_tokens - sequence.num_prompt_tokens
-    decoding = generated > 0 and sequence.num_computed_tokens >= sequence.num_tokens - 1
+    is_computed = sequence.num_computed_tokens >= sequence.num_tokens - 1
+    decoding = is_running and generated > 0 and is_computed
     if decoding:
         request = Request(order, sequence.num_prompt_tokens, generated + sequence.remaining_tokens)
         request._num_processed_tokens = sequence.num_tokens
