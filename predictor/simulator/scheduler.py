@@ -193,16 +193,17 @@ class Scheduler:
         result.sampled.append(seq)
         if self.limits.async_scheduling and not is_stale:
             seq.num_output_placeholders -= 1
-        if seq.append_token(self.limits.max_model_len):
+        has_ended = seq.append_token(self.limits.max_model_len)
+        if self.limits.async_scheduling and seq.status == "running":
+            known = seq.num_computed_tokens - seq.num_output_placeholders
+            self.kv_cache.cache_full_blocks(seq, known)
+        if has_ended:
             result.finished.append(seq)
             if seq.status == "running":
                 self.running.remove(seq)
             else:
                 self.waiting.remove(seq)
             self._finish(seq)
-        elif self.limits.async_scheduling and seq.status == "running":
-            known = seq.num_computed_tokens - seq.num_output_placeholders
-            self.kv_cache.cache_full_blocks(seq, known)
 
     def _finish(self, seq: Sequence) -> None:
         seq.status = "finished"
