@@ -46,12 +46,15 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class EndedRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What a request has really met: the sidecar's calibration learns from it."""
+    """What a request that ended well has really met, since it was sent to the unit: the sidecar's
+    calibration learns from it."""
 
     request_id: str
-    ttft_ms: float
+    ttft_ms: float | None = None
+    """None when the answer was not streamed."""
     e2e_ms: float
-    num_output_tokens: int
+    num_output_tokens: int | None = None
+    """None when the engine did not say."""
 
 
 class PredictRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

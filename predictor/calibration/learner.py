@@ -1,0 +1,128 @@
+"""Learns the residual of one latency: windows by load region, corrections, drift."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictor.calibration.drift import DriftDetector
+from predictor.calibration.figures import LatencyFigures
+from predictor.calibration.regions import REGIONS, Region
+from predictor.calibration.residual import Correction, Sample, fit
+
+WINDOW = 256
+"""Observations remembered for each region; older ones are forgotten."""
+LEAST_SAMPLES = 16
+"""Observations of all regions before anything is corrected."""
+LEAST_IN_REGION = 8
+
+
+class _Outcome(NamedTuple):
+    """One corrected prediction and what came of it."""
+
+    error: float
+    """``(predicted - observed) / observed``."""
+    is_within_p90: bool
+
+
+class _Window:
+    """The last samples of a region with their numbers."""
+
+    def __init__(self) -> None:
+        self.num_new = 0
+        """Samples since the region was last fitted."""
+        self._rows = np.empty((WINDOW, len(Sample._fields)))
+        self._numbers = np.full(WINDOW, -1)
+        self._next = 0
+
+    @property
+    def num_kept(self) -> int:
+        return int(np.count_nonzero(self._numbers >= 0))
+
+    def add(self, number: int, sample: Sample) -> None:
+        self._rows[self._next] = sample
+        self._numbers[self._next] = number
+        self._next = (self._next + 1) % WINDOW
+        self.num_new += 1
+
+    def forget_before(self, number: int) -> None:
+        self._numbers[self._numbers < number] = -1
+
+    def samples(self) -> NDArray[np.float64]:
+        return self._rows[self._numbers >= 0]
+
+
+class LatencyLearner:
+    """One latency of one unit. ``corrections`` is complete at any time."""
+
+    def __init__(self) -> None:
+        self.corrections: dict[Region, Correction] = dict.fromkeys(REGIONS, Correction())
+        self._windows = {region: _Window() for region in REGIONS}
+        self._outcomes: deque[_Outcome] = deque(maxlen=WINDOW)
+        self._drift = DriftDetector()
+        self._num_samples = 0
+        self._is_settled = False
+        """False until there are enough samples, and again after a drift."""
+
+    def observe(self, region: Region, sample: Sample, now_s: float) -> None:
+        """Learn from one request."""
+        self._num_samples += 1
+        correction, window = self.corrections[region], self._windows[region]
+        corrected_ms = correction.mean_ms(sample.reference_ms)
+        is_within_p90 = sample.observed_ms <= _upper_ms(correction, sample)
+        self._outcomes.append(_Outcome(corrected_ms / sample.observed_ms - 1.0, is_within_p90))
+        window.add(self._num_samples, sample)
+        if self._is_settled:
+            error = math.log(sample.observed_ms / corrected_ms) / correction.spread
+            self._watch(error, now_s)
+        if not self._is_settled or window.num_new > window.num_kept // 8:
+            self._refit(region)
+
+    def figures(self, now_s: float) -> LatencyFigures:
+        """For metrics."""
+        errors = np.array([outcome.error for outcome in self._outcomes])
+        within = [outcome.is_within_p90 for outcome in self._outcomes]
+        known = len(errors) > 0
+        return LatencyFigures(
+            num_samples=self._num_samples,
+            median_abs_error=float(np.median(np.abs(errors))) if known else None,
+            bias=float(np.median(errors)) if known else None,
+            p90_coverage=sum(within) / len(within) if known else None,
+            factor={region: c.factor for region, c in self.corrections.items()},
+            added_ms={region: c.added_ms for region, c in self.corrections.items()},
+            drift=self._drift.statistic,
+            drift_alarm=self._drift.is_alarmed(now_s),
+            num_drifts=self._drift.num_drifts,
+        )
+
+    def _watch(self, error: float, now_s: float) -> None:
+        """Forget what is older than a drift. The corrections hold until enough is known anew."""
+        began = self._drift.update(error, self._num_samples, now_s)
+        if began is not None:
+            self._is_settled = False
+            for window in self._windows.values():
+                window.forget_before(began)
+
+    def _refit(self, region: Region) -> None:
+        """Only the region just observed; another leans on the new general correction when it is
+        its turn, for a refit of all would hold up the predictions of its moment."""
+        in_region = {each: window.samples() for each, window in self._windows.items()}
+        everything = np.concatenate(list(in_region.values()))
+        if len(everything) < LEAST_SAMPLES:
+            return
+        general = fit(everything)
+        for each, own in in_region.items():
+            if len(own) < LEAST_IN_REGION:
+                self.corrections[each] = general
+            elif each == region or not self._is_settled:
+                self.corrections[each] = fit(own, general)
+                self._windows[each].num_new = 0
+        self._is_settled = True
+
+
+def _upper_ms(correction: Correction, sample: Sample) -> float:
+    return max(correction.p50_ms(sample.p50_ms), correction.p90_ms(sample.p90_ms))
