@@ -25,6 +25,8 @@ from global_scheduler.health import HealthChecker
 from global_scheduler.ledger import Ledger
 from global_scheduler.lengths import RunningMeanLengths
 from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.observations import Observations
+from global_scheduler.outcomes import Outcomes
 from global_scheduler.policies import POLICIES
 from global_scheduler.predictions import PredictionClient
 from global_scheduler.prompt_tokens import EstimatingCounter, PromptTokenCounter, TokenizerCounter
@@ -84,10 +86,11 @@ class App:
 
     def _assemble(self, session: aiohttp.ClientSession) -> tuple[PredictionClient, HealthChecker]:
         settings, clock = self._settings, time.monotonic
-        ledger, log = Ledger(clock), DecisionLog()
+        ledger, log, outcomes = Ledger(clock), DecisionLog(), Outcomes(self.metrics)
         predictions = PredictionClient(
             session,
             ledger,
+            outcomes,
             self.metrics,
             clock,
             deadline_s=settings.prediction_deadline_ms / 1e3,
@@ -112,15 +115,19 @@ class App:
             wall_clock=time.time,
             rng=random.Random(settings.seed),
         )
-        self._gateway = self._make_gateway(session, ledger, dispatcher)
+        self._gateway = self._make_gateway(session, ledger, dispatcher, outcomes)
         guard = require_token(_secret(settings.admin_token), is_loopback=settings.is_loopback)
         self._control.include_router(admin_router(self.units, routing, log, health, guard))
         return predictions, health
 
     def _make_gateway(
-        self, session: aiohttp.ClientSession, ledger: Ledger, dispatcher: Dispatcher
+        self,
+        session: aiohttp.ClientSession,
+        ledger: Ledger,
+        dispatcher: Dispatcher,
+        outcomes: Outcomes,
     ) -> Gateway:
-        settings = self._settings
+        settings, lengths = self._settings, RunningMeanLengths()
         upstream = Upstream(
             session,
             read_timeout_s=settings.engine_timeout_s,
@@ -131,8 +138,9 @@ class App:
             ledger,
             dispatcher,
             upstream,
-            RunningMeanLengths(),
+            lengths,
             self._tokens,
+            Observations(lengths, self._tokens, outcomes, self.metrics),
             self.metrics,
             clock=time.monotonic,
             max_attempts=settings.max_attempts,

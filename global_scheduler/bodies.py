@@ -59,6 +59,8 @@ class GenerationRequest:
     """Chat messages; 0 for a completion."""
     max_tokens: int | None
     priority: int
+    num_sequences: int
+    """What the engine makes of it: one, unless it has several prompts or asks for ``n`` answers."""
 
 
 _completion_decoder = msgspec.json.Decoder(_CompletionBody)
@@ -79,7 +81,14 @@ def parse_completion(body: bytes) -> GenerationRequest:
     num_ids = sum(
         len(item) if isinstance(item, list) else 1 for item in prompt if not isinstance(item, str)
     )
-    return _request(parsed, texts, num_given_tokens=num_ids, num_messages=0)
+    num_lists = sum(isinstance(item, list) for item in prompt)
+    return _request(
+        parsed,
+        texts,
+        num_given_tokens=num_ids,
+        num_messages=0,
+        num_prompts=max(1, len(texts) + num_lists),
+    )
 
 
 def parse_chat(body: bytes) -> GenerationRequest:
@@ -98,15 +107,22 @@ def parse_chat(body: bytes) -> GenerationRequest:
         elif message.content is not None:
             texts.extend(part.text for part in message.content if part.text)
     num_messages = len(parsed.messages)
-    return _request(parsed, tuple(texts), num_given_tokens=0, num_messages=num_messages)
+    return _request(
+        parsed, tuple(texts), num_given_tokens=0, num_messages=num_messages, num_prompts=1
+    )
 
 
 def _request(
-    body: _Body, texts: tuple[str, ...], *, num_given_tokens: int, num_messages: int
+    body: _Body,
+    texts: tuple[str, ...],
+    *,
+    num_given_tokens: int,
+    num_messages: int,
+    num_prompts: int,
 ) -> GenerationRequest:
     max_tokens = _positive("max_tokens", body.max_tokens)
     max_completion_tokens = _positive("max_completion_tokens", body.max_completion_tokens)
-    _positive("n", body.n)
+    num_answers = _positive("n", body.n) or 1
     most = max_tokens if max_completion_tokens is None else max_completion_tokens
     # Bounded to what sidecars take: one absurd request must not cost its unit all predictions.
     return GenerationRequest(
@@ -116,6 +132,7 @@ def _request(
         num_given_tokens=num_given_tokens,
         num_messages=num_messages,
         max_tokens=None if most is None else min(most, MAX_TOKENS),
+        num_sequences=num_prompts * num_answers,
         priority=max(-MAX_PRIORITY, min(body.priority or 0, MAX_PRIORITY)),
     )
 

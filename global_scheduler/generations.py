@@ -48,6 +48,7 @@ class Generations:
         upstream: Upstream,
         lengths: RunningMeanLengths,
         tokens: PromptTokenCounter,
+        observations: Observations,
         metrics: GatewayMetrics,
         *,
         clock: Callable[[], float],
@@ -61,7 +62,7 @@ class Generations:
         self._lengths = lengths
         self._tokens = tokens
         self._metrics = metrics
-        self._observations = Observations(lengths, tokens, metrics)
+        self._observations = observations
         self._clock = clock
         self._max_attempts = max_attempts
         self._forward_authorization = forward_authorization
@@ -104,6 +105,7 @@ class Generations:
         job, tried = generation.job, set[str]()
         while True:
             unit, decision = await self._dispatcher.dispatch(job, tried)
+            sent_s = self._clock()
             tried.add(unit.name)
             may_retry = len(tried) < self._max_attempts and any(
                 other.name not in tried for other in self._units.eligible(job.model)
@@ -123,6 +125,7 @@ class Generations:
                     decision,
                     relayed,
                     started_s=generation.started_s,
+                    sent_s=sent_s,
                     ended_s=self._clock(),
                 )
                 return

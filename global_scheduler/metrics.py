@@ -29,6 +29,11 @@ class GatewayMetrics:
             "unit",
             "reason",
         )
+        self._dropped = self._counter(
+            "outcomes_dropped",
+            "Outcomes of requests that their unit's sidecar was away too long to be told.",
+            "unit",
+        )
         self._failures = self._counter(
             "unit_failures", "Failures of a unit before a first byte.", "unit"
         )
@@ -81,6 +86,10 @@ class GatewayMetrics:
     def prediction_missing(self, unit: str, reason: str) -> None:
         """A sidecar was asked, or should have been, and no answer could be used."""
         self._missing.labels(unit, reason).inc()
+
+    def outcome_dropped(self, unit: str) -> None:
+        """A sidecar will not learn what a request has met."""
+        self._dropped.labels(unit).inc()
 
     def unit_failed(self, unit: str) -> None:
         """A unit failed before the first byte of its answer."""

@@ -6,18 +6,26 @@ from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
 from global_scheduler.lengths import RunningMeanLengths
 from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.outcomes import Outcomes
 from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.relay import Relayed
+from global_scheduler.usage import TokenCounts
+from wire.prediction import MAX_TOKENS, EndedRequest
 
 
 class Observations:
     """Puts predictions next to what happened."""
 
     def __init__(
-        self, lengths: RunningMeanLengths, tokens: PromptTokenCounter, metrics: GatewayMetrics
+        self,
+        lengths: RunningMeanLengths,
+        tokens: PromptTokenCounter,
+        outcomes: Outcomes,
+        metrics: GatewayMetrics,
     ) -> None:
         self._lengths = lengths
         self._tokens = tokens
+        self._outcomes = outcomes
         self._metrics = metrics
 
     def note(
@@ -27,9 +35,13 @@ class Observations:
         relayed: Relayed,
         *,
         started_s: float,
+        sent_s: float,
         ended_s: float,
     ) -> None:
-        """Put down what happened; only answers with token counts teach anything."""
+        """Put down what happened; only answers with token counts teach anything.
+
+        ``started_s`` is when the client's request came, ``sent_s`` when this unit was sent it.
+        """
         decision.status = relayed.status
         self._metrics.request_ended(decision.unit, relayed.status)
         if relayed.counts is None:
@@ -45,6 +57,10 @@ class Observations:
         self._lengths.observe(decision.model, relayed.counts.num_output_tokens)
         if relayed.counts.num_prompt_tokens is not None:
             self._tokens.correct(decision.model, request, relayed.counts.num_prompt_tokens)
+        # What-ifs play one sequence a request.
+        if decision.predicted_ttft_ms is not None and request.num_sequences == 1:
+            ended = _ended(decision, relayed, relayed.counts, sent_s, ended_s)
+            self._outcomes.add(decision.unit, ended)
 
     def _compare(self, decision: Decision) -> None:
         pairs = {
@@ -54,3 +70,19 @@ class Observations:
         for quantity, (predicted_ms, observed_ms) in pairs.items():
             if predicted_ms is not None and observed_ms is not None:
                 self._metrics.predicted(decision.unit, quantity, predicted_ms, observed_ms)
+
+
+def _ended(
+    decision: Decision, relayed: Relayed, counts: TokenCounts, sent_s: float, ended_s: float
+) -> EndedRequest:
+    """As the sidecar's prediction counts: from when the request joins the engine."""
+    first_s = relayed.first_token_at_s
+    # Events are not counted as tokens here: an engine may put several tokens into one.
+    is_usage = counts.num_prompt_tokens is not None
+    is_credible = 1 <= counts.num_output_tokens <= MAX_TOKENS
+    return EndedRequest(
+        request_id=decision.request_id,
+        ttft_ms=None if first_s is None else (first_s - sent_s) * 1e3,
+        e2e_ms=(ended_s - sent_s) * 1e3,
+        num_output_tokens=counts.num_output_tokens if is_usage and is_credible else None,
+    )

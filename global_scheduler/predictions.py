@@ -11,6 +11,7 @@ import msgspec
 
 from global_scheduler.ledger import Ledger
 from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.outcomes import Outcomes
 from global_scheduler.units import Unit
 from wire.prediction import (
     PredictBatchRequest,
@@ -63,6 +64,7 @@ class PredictionClient:
         self,
         session: aiohttp.ClientSession,
         ledger: Ledger,
+        outcomes: Outcomes,
         metrics: GatewayMetrics,
         clock: Callable[[], float],
         *,
@@ -71,6 +73,7 @@ class PredictionClient:
     ) -> None:
         self._session = session
         self._ledger = ledger
+        self._outcomes = outcomes
         self._metrics = metrics
         self._clock = clock
         self._deadline_s = deadline_s
@@ -175,12 +178,23 @@ class PredictionClient:
     async def _fetch(
         self, unit: Unit, questions: list[PredictRequest], simulate: bool
     ) -> list[Prediction]:
+        ended = self._outcomes.take(unit.name)
         body = PredictBatchRequest(
             requests=questions,
             sent=self._ledger.sent_list(unit),
             simulate=simulate,
             cost_to_others=False,  # no policy looks at it
+            ended=ended,
         )
+        try:
+            payload = await self._send(unit, body)
+        except NoAnswer:
+            self._outcomes.give_back(unit.name, ended)
+            raise
+        return _checked(payload, len(questions))
+
+    async def _send(self, unit: Unit, body: PredictBatchRequest) -> bytes:
+        """The answer to a call; raises NoAnswer unless it is a 200 within the deadline."""
         try:
             async with self._session.post(
                 f"{unit.predictor_url}/predict/batch",
@@ -195,12 +209,11 @@ class PredictionClient:
                     raise NoAnswer(f"http_{response.status}")
                 if (response.content_length or 0) > LARGEST_ANSWER_BYTES:
                     raise NoAnswer("malformed")
-                payload = await response.read()
+                return await response.read()
         except asyncio.TimeoutError:
             raise NoAnswer("late") from None
         except aiohttp.ClientError:
             raise NoAnswer("unreachable") from None
-        return _checked(payload, len(questions))
 
 
 def _checked(payload: bytes, num_questions: int) -> list[Prediction]:
