@@ -2,7 +2,7 @@
 
 Peaks are the vendors' dense figures (without structured sparsity) of one GPU. Memory is what the
 driver reports as usable. Efficiencies come from published operator profiles of an A30 and an A100
-(``tests/step_time`` checks a few of their points); they are a start, online fitting refines them.
+(``benchmarks/step_time.py`` tells how far off they are); online fitting refines them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ class Efficiency:
 
     matmul: float = 0.75
     """Of the FLOP/s, in large matrix products."""
-    attention: float = 0.24
+    attention: float = 0.25
     """Of the FLOP/s, in prefill attention, counting only causally visible pairs."""
-    memory: float = 0.85
+    memory: float = 0.8
     """Of the memory bandwidth, in reading weights and the KV cache."""
-    elementwise: float = 0.6
-    """Of the memory bandwidth, in norms, activations and rotary embedding."""
+    rowwise: float = 0.5
+    """Of the memory bandwidth, in kernels that give a row to a block of threads and read it value
+    by value: norms, activations and rotary embedding."""
+    streaming: float = 1.0
+    """Of the memory bandwidth, in adding two tensors. Part of them is still in the L2 cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,12 @@ class Gpu:
     interconnect_bytes_per_s: float
     """To the other GPUs of the host, one direction."""
     efficiency: Efficiency = Efficiency()
-    op_overhead_s: float = 4e-6
+    op_overhead_s: float = 1.5e-6
     """Least time of one kernel."""
+    matmul_overhead_s: float = 4e-6
+    """Least time of a matrix product: filling and draining its pipeline of tiles takes longer."""
+    attention_overhead_s: float = 25e-6
+    """Of planning, attention and the merge of its partial results, in each layer."""
     step_overhead_s: float = 1.5e-3
     """Of a step, outside the model: scheduling, input preparation, sampling."""
     link_latency_s: float = 10e-6
@@ -66,8 +73,9 @@ def _flops(fp32: float, fp16: float, fp8: float | None = None) -> dict[DType, fl
 
 
 _DATA_SHEETS = (
-    # NVIDIA A30 Tensor Core GPU data sheet, 2021 (HBM2; NVLink bridge 200 GB/s both ways).
-    Gpu("A30", _flops(10.3, 165), 933e9, 24 * GIB, 100e9),
+    # NVIDIA A30 Tensor Core GPU data sheet, 2021 (HBM2; NVLink bridge 200 GB/s both ways). 165 W
+    # keep its clock in long products well below the boost clock that the peak is quoted at.
+    Gpu("A30", _flops(10.3, 165), 933e9, 24 * GIB, 100e9, efficiency=Efficiency(matmul=0.64)),
     # NVIDIA A40 data sheet, 2021 (GDDR6; NVLink bridge 112.5 GB/s both ways; ECC takes memory).
     Gpu("A40", _flops(37.4, 149.7), 696e9, 45 * GIB, 56e9),
     # NVIDIA A100 Tensor Core GPU data sheet, 2021, SXM4 (HBM2 and HBM2e; NVLink 600 GB/s).
@@ -91,8 +99,10 @@ _DATA_SHEETS = (
         14.1e9,
         4 * GIB,
         14.1e9,
-        efficiency=Efficiency(matmul=1.0, attention=0.49, memory=1.0, elementwise=1.0),
+        efficiency=Efficiency(matmul=1.0, attention=0.49, memory=1.0, rowwise=1.0),
         op_overhead_s=1e-6,
+        matmul_overhead_s=1e-6,
+        attention_overhead_s=3e-6,
         step_overhead_s=9.2e-3,
     ),
 )

@@ -3,20 +3,34 @@
 Each operator takes the time of its arithmetic and of its memory traffic, combined by a p-norm
 (``max`` would be too optimistic where both are near), plus a least time per kernel. Operators have
 Vidur's names (``vidur/entities/execution_time.py``, 0.0.26), so that the same figures fill Vidur's
-tables. Times of one operator are milliseconds for one layer of one tensor-parallel worker.
+tables. Times of one operator are milliseconds for one layer of one tensor-parallel worker, for one
+number of tokens or for an array of them.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from predictor.step_time.base import BatchShape
 from predictor.step_time.gpus import Gpu
+from predictor.step_time.table import (
+    HAS_DECODE,
+    HAS_PREFILL,
+    KV_TOKENS,
+    PREFILL_ATTENTION,
+    StepTable,
+    step_table,
+)
 from wire.model_config import ConfigError, ModelConfig
 
 OVERLAP_NORM = 1.5
 """1 adds arithmetic and traffic, infinity takes the larger; fitted to measured matrix products."""
+
+Numbers: TypeAlias = "float | NDArray[np.float64]"
 
 NON_KV_BYTES = 900_000_000
 """Memory that neither weights nor KV cache take: activations, CUDA graphs, the context."""
@@ -57,7 +71,7 @@ def num_gpu_blocks(model: ModelConfig, gpu: Gpu) -> int:
     return blocks
 
 
-def operator_times_ms(model: ModelConfig, gpu: Gpu, num_tokens: int) -> dict[str, float]:
+def operator_times_ms(model: ModelConfig, gpu: Gpu, num_tokens: Numbers) -> dict[str, Numbers]:
     """Milliseconds of each operator whose cost depends on the number of tokens alone."""
     tp = model.tensor_parallel_size
     heads_width = model.num_attention_heads * model.head_dim // tp
@@ -65,38 +79,46 @@ def operator_times_ms(model: ModelConfig, gpu: Gpu, num_tokens: int) -> dict[str
     hidden = model.hidden_size
     kv_width = _kv_heads(model) * model.head_dim
 
-    def matmul(width_in: int, width_out: int) -> float:
+    def matmul(width_in: int, width_out: int) -> Numbers:
         return _matmul_ms(model, gpu, num_tokens, width_in, width_out)
 
-    def elementwise(values_per_token: int) -> float:
-        return _memory_ms(gpu, num_tokens * values_per_token * activation_bytes(model))
+    def moving(values_per_token: int, efficiency: float) -> Numbers:
+        num_bytes = num_tokens * values_per_token * activation_bytes(model)
+        return (num_bytes / (gpu.memory_bytes_per_s * efficiency) + gpu.op_overhead_s) * 1e3
+
+    def rowwise(values_per_token: int) -> Numbers:
+        return moving(values_per_token, gpu.efficiency.rowwise)
+
+    norm = rowwise(3 * hidden)  # reads a row twice: for its length, and to scale it
 
     return {
         "attn_pre_proj": matmul(hidden, heads_width + 2 * kv_width),
         "attn_post_proj": matmul(heads_width, hidden),
-        "attn_rope": elementwise(2 * (heads_width + kv_width)),
-        "attn_kv_cache_save": elementwise(4 * kv_width),
+        "attn_rope": rowwise(2 * (heads_width + kv_width)),
+        "attn_kv_cache_save": rowwise(4 * kv_width),
         "mlp_up_proj": matmul(hidden, 2 * inner),
-        "mlp_act": elementwise(3 * inner),
+        "mlp_act": rowwise(3 * inner),
         "mlp_down_proj": matmul(inner, hidden),
-        "input_layernorm": elementwise(2 * hidden),
-        "post_attention_layernorm": elementwise(2 * hidden),
-        "add": elementwise(3 * hidden),
+        "input_layernorm": norm,
+        "post_attention_layernorm": norm,
+        "add": moving(3 * hidden, gpu.efficiency.streaming),
     }
 
 
 def attn_prefill_ms(model: ModelConfig, gpu: Gpu, kv_tokens: int, q_tokens: int) -> float:
     """Prefill attention of ``q_tokens`` new tokens after ``kv_tokens`` that are in the cache."""
     pairs = q_tokens * (kv_tokens + q_tokens / 2)
-    return _attention_ms(model, gpu, pairs, kv_tokens + q_tokens) + _attention_launch_ms(gpu)
+    traffic = kv_tokens + q_tokens
+    return _attention_ms(model, gpu, pairs, traffic) + gpu.attention_overhead_s * 1e3
 
 
 def attn_decode_ms(model: ModelConfig, gpu: Gpu, batch_size: int, kv_tokens: float) -> float:
     """Decode attention of ``batch_size`` sequences with ``kv_tokens`` in the cache on average."""
-    return _attention_ms(model, gpu, 0.0, batch_size * (kv_tokens + 1)) + _attention_launch_ms(gpu)
+    traffic = batch_size * (kv_tokens + 1)
+    return _attention_ms(model, gpu, 0.0, traffic) + gpu.attention_overhead_s * 1e3
 
 
-def all_reduce_ms(model: ModelConfig, gpu: Gpu, num_tokens: int) -> float:
+def all_reduce_ms(model: ModelConfig, gpu: Gpu, num_tokens: Numbers) -> Numbers:
     """One ring all-reduce of the hidden states over the tensor-parallel workers; 0 for one."""
     tp = model.tensor_parallel_size
     if tp == 1:
@@ -105,7 +127,7 @@ def all_reduce_ms(model: ModelConfig, gpu: Gpu, num_tokens: int) -> float:
     return (gpu.link_latency_s + payload / gpu.interconnect_bytes_per_s) * 1e3
 
 
-def send_recv_ms(model: ModelConfig, gpu: Gpu, num_tokens: int) -> float:
+def send_recv_ms(model: ModelConfig, gpu: Gpu, num_tokens: Numbers) -> Numbers:
     """Handing the hidden states to the next pipeline stage; 0 without stages."""
     if model.pipeline_parallel_size == 1:
         return 0.0
@@ -113,7 +135,7 @@ def send_recv_ms(model: ModelConfig, gpu: Gpu, num_tokens: int) -> float:
     return (gpu.link_latency_s + payload / gpu.interconnect_bytes_per_s) * 1e3
 
 
-def lm_head_ms(model: ModelConfig, gpu: Gpu, num_seqs: int) -> float:
+def lm_head_ms(model: ModelConfig, gpu: Gpu, num_seqs: Numbers) -> Numbers:
     """The product with the output embedding, for the last token of each sequence."""
     width = model.vocab_size // model.tensor_parallel_size
     return _matmul_ms(model, gpu, num_seqs, model.hidden_size, width)
@@ -128,20 +150,52 @@ class RooflineStepTime:
 
     def step_s(self, shape: BatchShape) -> float:
         """Seconds of one step; an empty batch takes none."""
-        tokens = shape.num_tokens
-        if tokens == 0:
+        if shape.num_tokens == 0:
             return 0.0
-        model, gpu = self.model, self.gpu
         kernels = (shape.num_prefill_seqs > 0) + (shape.num_decode_seqs > 0)
-        layer_ms = (
-            sum(operator_times_ms(model, gpu, tokens).values())
-            + _attention_ms(model, gpu, shape.prefill_attention, shape.num_kv_tokens + tokens)
-            + kernels * _attention_launch_ms(gpu)
-            + 2 * all_reduce_ms(model, gpu, tokens)
+        attention_s = (
+            self._pair_s * shape.prefill_attention
+            + self._kv_token_s * shape.num_kv_tokens
+            + self._attention_overhead_s * kernels
         )
+        return float(self._tokens_s(shape.num_tokens) + self._seqs_s(shape.num_seqs) + attention_s)
+
+    def tabulate(self, max_tokens: int, max_seqs: int) -> StepTable:
+        """See ``StepTimeModel``: tokens and sequences in arrays, attention in the weights."""
+        token_s, seq_s = np.zeros(max_tokens + 1), np.zeros(max_seqs + 1)
+        token_s[1:] = self._tokens_s(np.arange(1.0, max_tokens + 1))
+        seq_s[1:] = self._seqs_s(np.arange(1.0, max_seqs + 1))
+        weights = {
+            KV_TOKENS: self._kv_token_s,
+            PREFILL_ATTENTION: self._pair_s,
+            HAS_PREFILL: self._attention_overhead_s,
+            HAS_DECODE: self._attention_overhead_s,
+        }
+        return step_table(token_s, max_seqs, seq_s=seq_s, weights=weights)
+
+    def _tokens_s(self, tokens: Numbers) -> Numbers:
+        """What the number of tokens alone decides; writing and reading their KV entries too."""
+        model, gpu = self.model, self.gpu
+        layer_ms = sum(operator_times_ms(model, gpu, tokens).values())
+        layer_ms += 2 * all_reduce_ms(model, gpu, tokens)
         handover_ms = (model.pipeline_parallel_size - 1) * send_recv_ms(model, gpu, tokens)
-        head_ms = lm_head_ms(model, gpu, shape.num_seqs)
-        return (layer_ms * model.num_layers + handover_ms + head_ms) / 1e3 + gpu.step_overhead_s
+        kv_s = self._kv_token_s * tokens
+        return (layer_ms * model.num_layers + handover_ms) / 1e3 + kv_s + gpu.step_overhead_s
+
+    def _seqs_s(self, seqs: Numbers) -> Numbers:
+        return lm_head_ms(self.model, self.gpu, seqs) / 1e3
+
+    @property
+    def _kv_token_s(self) -> float:
+        return _attention_ms(self.model, self.gpu, 0.0, 1.0) / 1e3 * self.model.num_layers
+
+    @property
+    def _pair_s(self) -> float:
+        return _attention_ms(self.model, self.gpu, 1.0, 0.0) / 1e3 * self.model.num_layers
+
+    @property
+    def _attention_overhead_s(self) -> float:
+        return self.gpu.attention_overhead_s * self.model.num_layers
 
 
 def _num_blocks_beside_weights(model: ModelConfig, gpu: Gpu) -> int:
@@ -180,30 +234,16 @@ def _attention_ms(model: ModelConfig, gpu: Gpu, pairs: float, kv_tokens: float) 
     return (compute_s + traffic_s) * 1e3
 
 
-def _attention_launch_ms(gpu: Gpu) -> float:
-    """Planning, attention and the merge of its partial results are a kernel each."""
-    return 3 * gpu.op_overhead_s * 1e3
-
-
 def _matmul_ms(
-    model: ModelConfig, gpu: Gpu, num_tokens: int, width_in: int, width_out: int
-) -> float:
+    model: ModelConfig, gpu: Gpu, num_tokens: Numbers, width_in: int, width_out: int
+) -> Numbers:
     """A product of (num_tokens, width_in) with weights (width_in, width_out)."""
     rate = gpu.peak_flops(model.dtype) * gpu.efficiency.matmul
     compute_s = 2 * num_tokens * width_in * width_out / rate
-    traffic = width_in * width_out * weight_bytes(model)
-    traffic += num_tokens * (width_in + width_out) * activation_bytes(model)
-    traffic_s = traffic / _bandwidth(gpu)
-    combined_s = math.pow(
-        math.pow(compute_s, OVERLAP_NORM) + math.pow(traffic_s, OVERLAP_NORM), 1 / OVERLAP_NORM
-    )
-    return (combined_s + gpu.op_overhead_s) * 1e3
-
-
-def _memory_ms(gpu: Gpu, num_bytes: float) -> float:
-    """A kernel that only moves data."""
-    rate = gpu.memory_bytes_per_s * gpu.efficiency.elementwise
-    return (num_bytes / rate + gpu.op_overhead_s) * 1e3
+    activations = num_tokens * (width_in + width_out) * activation_bytes(model)
+    traffic_s = (width_in * width_out * weight_bytes(model) + activations) / _bandwidth(gpu)
+    combined_s = (compute_s**OVERLAP_NORM + traffic_s**OVERLAP_NORM) ** (1 / OVERLAP_NORM)
+    return (combined_s + gpu.matmul_overhead_s) * 1e3
 
 
 def _bandwidth(gpu: Gpu) -> float:

@@ -81,10 +81,11 @@ def build_tables(
     granularity = kv_granularity(limits.max_model_len)
     contexts = range(0, limits.max_model_len + 2 * granularity, granularity)
     # Decodes ignore the token budget in Vidur, so a batch may be all of the running sequences.
-    max_tokens = _round_up(max(limits.max_num_batched_tokens, limits.max_num_seqs), TOKEN_STRIDE)
+    max_tokens = round_up(max(limits.max_num_batched_tokens, limits.max_num_seqs), TOKEN_STRIDE)
     chunks = range(CHUNK_STRIDE, max_tokens + CHUNK_STRIDE, CHUNK_STRIDE)
     operators = _linear_tables(times, model, gpu, range(TOKEN_STRIDE, max_tokens + 1, TOKEN_STRIDE))
-    _add_step_costs(operators["add"], model, gpu, limits.max_num_seqs)
+    for (tokens,) in operators["add"]:
+        operators["add"][(tokens,)] += step_cost_ms(model, gpu, tokens) / model.num_layers
     operators["attn_kv_cache_save"] = {(tokens,): 0.0 for tokens in range(1, max_tokens + 1)}
     operators["attn_decode"] = _grid(
         range(1, limits.max_num_seqs + 1), contexts, times.attn_decode_ms
@@ -103,6 +104,14 @@ def kv_granularity(max_model_len: int) -> int:
     return granularity
 
 
+def step_cost_ms(model: ModelConfig, gpu: Gpu, num_tokens: int) -> float:
+    """What Vidur leaves out of a step: everything outside the layers."""
+    handover_ms = roofline.send_recv_ms(model, gpu, num_tokens)
+    head_ms = roofline.lm_head_ms(model, gpu, min(num_tokens, model.max_batch_size))
+    step_ms = gpu.step_overhead_s * 1e3
+    return float(step_ms + head_ms + (model.pipeline_parallel_size - 1) * handover_ms)
+
+
 def _linear_tables(
     times: OperatorTimes, model: ModelConfig, gpu: Gpu, token_counts: Iterable[int]
 ) -> dict[str, Table]:
@@ -116,15 +125,6 @@ def _linear_tables(
     return tables
 
 
-def _add_step_costs(add: Table, model: ModelConfig, gpu: Gpu, max_num_seqs: int) -> None:
-    for key in add:
-        (tokens,) = key
-        step_ms = gpu.step_overhead_s * 1e3
-        step_ms += roofline.lm_head_ms(model, gpu, min(tokens, max_num_seqs))
-        step_ms += (model.pipeline_parallel_size - 1) * roofline.send_recv_ms(model, gpu, tokens)
-        add[key] += step_ms / model.num_layers
-
-
 def _grid(
     firsts: Iterable[int], seconds: Iterable[int], time_ms: Callable[[int, int], float]
 ) -> Table:
@@ -132,5 +132,6 @@ def _grid(
     return {(first, second): time_ms(first, second) for first in firsts for second in columns}
 
 
-def _round_up(number: int, stride: int) -> int:
+def round_up(number: int, stride: int) -> int:
+    """The next multiple of ``stride``."""
     return -(-number // stride) * stride

@@ -139,4 +139,5 @@ def test_batch_shape_sums_up() -> None:
         num_kv_tokens=35,
         # n * (context after the step - n / 2) of each chunk.
         prefill_attention=10 * 25 + 4 * 2,
+        prefill_chunks=((10, 20), (4, 0)),
     )
