@@ -14,7 +14,7 @@ from global_scheduler.upstream import RawHeaders, UnitFailed, returned_headers
 from global_scheduler.usage import TokenCounts, counts_of_body, counts_of_stream
 
 STREAM_ERROR = b'data: {"error"'
-"""How vLLM begins a stream that failed before its first token (a 200 was already sent)."""
+"""How vLLM tells of a failure when it has already sent a 200; no text of an answer looks so."""
 STREAM_END = b"data: [DONE]\n\n"
 LARGEST_WHOLE_ANSWER_BYTES = 64 << 20
 """An unstreamed answer is held in memory; no engine's is nearly as large."""
@@ -22,7 +22,7 @@ LARGEST_WHOLE_ANSWER_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """What an answer showed. ``counts`` is None for answers that are not generations."""
+    """What an answer showed. ``counts`` is None for answers that are no complete generations."""
 
     status: int
     first_token_at_s: float | None
@@ -91,7 +91,8 @@ async def relay_stream(
             code="stream_interrupted",
         ) from error
     await exchange.finish()
-    counts = counts_of_stream(before + last, num_events)
+    tail = before + last
+    counts = None if STREAM_ERROR in tail else counts_of_stream(tail, num_events)
     return Relayed(response.status, first_token_at_s, counts)
 
 

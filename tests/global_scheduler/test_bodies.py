@@ -25,6 +25,20 @@ def test_every_form_of_prompt_is_counted(
     assert (request.texts, request.num_given_tokens) == (texts, num_given)
 
 
+@pytest.mark.parametrize(
+    ("body", "num_sequences"),
+    [
+        (b'{"prompt":"x"}', 1),
+        (b'{"prompt":[1,2,3]}', 1),
+        (b'{"prompt":[[1],[2]],"n":3}', 6),
+        (b'{"prompt":["a","b"]}', 2),
+    ],
+)
+def test_sequences_are_counted(body: bytes, num_sequences: int) -> None:
+    """Each prompt is answered as often as the client asks."""
+    assert parse_completion(body).num_sequences == num_sequences
+
+
 def test_chat_content_may_come_in_parts() -> None:
     """Texts of parts count, images do not."""
     request = parse_chat(
