@@ -10,7 +10,8 @@ import json
 import logging
 import random
 import sys
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,27 @@ from tests.vllm.reference_equality import SideBySide
 from tests.vllm.snapshot_equality import Future, Recording, play_kernel, play_reference
 from tests.vllm.workloads import Workload, random_workload
 
+OTHERS_PROMPTS = "hits on blocks that other requests share, hold or leave"
+REUSED_BLOCKS = "a preempted request's own blocks, reused before or after its return"
 
-def contents(workloads: Iterable[Workload]) -> dict[str, int]:
+
+def contents(workloads: Sequence[Workload]) -> dict[str, int]:
     """How many workloads have what."""
     return {
-        "workloads": len(list(workloads)),
+        "workloads": len(workloads),
         "async": sum(w.limits.async_scheduling for w in workloads),
         "by_priority": sum(w.limits.scheduling_policy == "priority" for w in workloads),
         "prefix_caching": sum(w.limits.enable_prefix_caching for w in workloads),
+        "cache_and_shared_prompts": sum(
+            w.limits.enable_prefix_caching and w.shares_prompts for w in workloads
+        ),
         "unchunked": sum(not w.limits.enable_chunked_prefill for w in workloads),
         "long_prefill_threshold": sum(w.limits.long_prefill_token_threshold > 0 for w in workloads),
         "aborts": sum(a.abort_step is not None for w in workloads for a in w.arrivals),
     }
 
 
-def from_the_start(workloads: Iterable[Workload], model_dir: Path) -> dict[str, Any]:
+def from_the_start(workloads: Sequence[Workload], model_dir: Path) -> dict[str, Any]:
     """The reference next to the real scheduler."""
     differing = []
     steps = preemptions = preempting = hits = 0
@@ -66,30 +73,37 @@ class FromSnapshots:
         self._steps += len(real.batches)
         self._equal += num_equal
         self._preemptions += real.num_preemptions
-        if real == ours:
-            return
-        at = slice(num_equal, num_equal + 1)
-        difference = {
-            "seed": workload.seed,
-            "prefix_caching": workload.limits.enable_prefix_caching,
-            "step": num_equal,
-            "real": str(real.batches[at]),
-            "ours": str(ours.batches[at]),
-            "preemptions": [real.num_preemptions, ours.num_preemptions],
-        }
-        self._differing.append(difference)
+        if real != ours:
+            self._differing.append(
+                {
+                    "seed": workload.seed,
+                    "cause": _cause(workload),
+                    "step": num_equal,
+                    "real": str(real.batches[num_equal : num_equal + 1]),
+                    "ours": str(ours.batches[num_equal : num_equal + 1]),
+                }
+            )
 
     def summary(self) -> dict[str, Any]:
-        """The counts."""
+        """The counts, and every workload that differs."""
+        causes = Counter(difference["cause"] for difference in self._differing)
         return {
             "steps": self._steps,
             "equal_steps": self._equal,
             "preemptions": self._preemptions,
+            "causes": dict(causes),
             "differing": self._differing,
         }
 
 
-def from_snapshots(workloads: Iterable[Workload], model_dir: Path) -> dict[str, Any]:
+def _cause(workload: Workload) -> str:
+    """A snapshot counts blocks; it does not say what they hold or which are reused first."""
+    if not workload.limits.enable_prefix_caching:
+        return "unknown"
+    return OTHERS_PROMPTS if workload.shares_prompts else REUSED_BLOCKS
+
+
+def from_snapshots(workloads: Sequence[Workload], model_dir: Path) -> dict[str, Any]:
     """The kernel and the reference from a snapshot on, next to the real scheduler."""
     kernel, reference = FromSnapshots(), FromSnapshots()
     for workload in workloads:

@@ -22,9 +22,7 @@ View = dict[str, Any]
 
 def offline_engine(workload: Workload, model_dir: Path) -> OfflineEngine:
     """The stock scheduler of vLLM that suits a workload."""
-    return OfflineEngine(
-        SCHEDULERS[workload.limits.async_scheduling], model_dir, workload.limits
-    )
+    return OfflineEngine(SCHEDULERS[workload.limits.async_scheduling], model_dir, workload.limits)
 
 
 def add_to_engine(engine: OfflineEngine, arrival: Arrival) -> Any:

@@ -17,9 +17,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from exp.vllm_cpu.offline import OfflineEngine
-from predictor.overlay import Population, build_population
-from predictor.simulator.kernel.layout import NUM_COLUMNS, NUM_TIMES
+from predictor.overlay import build_population
+from predictor.simulator.kernel.layout import NUM_COLUMNS, NUM_TIMES, Ints
 from predictor.simulator.kernel.load import load_population
 from predictor.simulator.kernel.vllm import PLAYED, play
 from predictor.simulator.kernel.work import NUM_TRACED, PREEMPTIONS, make_work
@@ -127,7 +126,7 @@ def play_kernel(snapshot: EngineSnapshot, workload: Workload) -> Future:
     population = build_population(snapshot, _sent(workload), now=0.0)
     engine, _, rows_of = load_population(population)
     work = make_work(len(engine.rows) + 1, workload.limits.block_size)
-    trace = np.zeros((MAX_TRACED, 3), dtype=np.int64)
+    trace: Ints = np.zeros((MAX_TRACED, 3), dtype=np.int64)
     table = step_table(
         np.full(workload.limits.max_num_batched_tokens + 1, 1e-3), workload.limits.max_num_seqs
     )

@@ -1,7 +1,7 @@
 """Random loads for a scheduler: every rule that an engine can be given, and memory that is short.
 
-Prompts come in families with a common beginning, so that the prefix cache hits; answers end by a
-stop token or by ``max_tokens``; some clients leave.
+Most loads have prompts in families with a common beginning, so that the prefix cache hits; answers
+end by a stop token or by ``max_tokens``; some clients leave.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Workload:
 
     seed: int
     limits: EngineLimits
+    shares_prompts: bool
+    """Prompts begin like others, so that what one request computes spares another."""
     arrivals: list[Arrival]
     """In order."""
 
@@ -88,17 +90,19 @@ def random_workload(seed: int) -> Workload:
     """The same for the same seed."""
     rng = random.Random(seed)
     limits = _limits(rng)
+    shares_prompts = rng.random() < 0.7
     families = [[rng.randrange(900) for _ in range(MAX_MODEL_LEN)] for _ in range(3)]
     steps = sorted(rng.randrange(LAST_ARRIVAL_STEP) for _ in range(rng.randrange(5, 40)))
     has_priorities = limits.scheduling_policy == "priority"
     return Workload(
         seed,
         limits,
+        shares_prompts,
         [
             Arrival(
                 step=step,
                 request_id=f"r{index:03d}",
-                prompt=_prompt(rng, rng.choice(families)),
+                prompt=_prompt(rng, rng.choice(families) if shares_prompts else []),
                 output_length=rng.randrange(1, 80),
                 max_tokens=rng.randrange(1, 80),
                 priority=rng.randrange(3) if has_priorities else 0,
@@ -128,5 +132,5 @@ def _limits(rng: random.Random) -> EngineLimits:
 
 def _prompt(rng: random.Random, family: list[int]) -> list[int]:
     num_tokens = rng.randrange(1, 200)
-    num_shared = rng.randrange(num_tokens + 1)
-    return family[:num_shared] + [rng.randrange(900) for _ in range(num_tokens - num_shared)]
+    shared = family[: rng.randrange(num_tokens + 1)]
+    return shared + [rng.randrange(900) for _ in range(num_tokens - len(shared))]

@@ -1,0 +1,66 @@
+"""Our schedulers make the decisions of vLLM's own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vllm.environment import MODEL_DIR, ROOT, quiet_environment, vllm_python
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+NUM_WORKLOADS = 300
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The summary of ``tests.vllm.equality``."""
+    command = [str(vllm_python()), "-m", "tests.vllm.equality", str(MODEL_DIR)]
+    # vLLM pins another numba than we use, and each would throw away the other's cache.
+    env = quiet_environment() | {"NUMBA_CACHE_DIR": str(_numba_cache())}
+    run = subprocess.run(
+        [*command, "0", str(NUM_WORKLOADS)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert run.returncode == 0, run.stderr
+    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return result
+
+
+def _numba_cache() -> Path:
+    return vllm_python().parents[1] / "numba-cache"
+
+
+def test_workloads_cover_the_rules(seen: dict[str, Any]) -> None:
+    """Every rule is in force in many workloads, and memory is short in many."""
+    assert seen["contents"]["workloads"] == NUM_WORKLOADS
+    assert min(seen["contents"].values()) >= 20
+    assert seen["from_the_start"]["preempting_workloads"] >= 100
+    assert seen["from_the_start"]["requests_with_prefix_hits"] >= 1000
+
+
+def test_reference_is_equal_in_every_step(seen: dict[str, Any]) -> None:
+    """Batches, their order, victims, queues, counts and free blocks, in every step of all."""
+    assert seen["from_the_start"]["steps"] >= 50_000
+    assert seen["from_the_start"]["differing"] == []
+
+
+@pytest.mark.parametrize("player", ["kernel", "reference"])
+def test_futures_of_snapshots_are_equal(seen: dict[str, Any], player: str) -> None:
+    """From a snapshot on, every batch to the end is the real one, but for what it cannot know:
+    which blocks the prefix cache holds for whom.
+    """
+    summary = seen["from_snapshots"][player]
+    assert summary["steps"] >= 10_000
+    assert "unknown" not in summary["causes"]
+    num_differing = sum(summary["causes"].values())
+    assert num_differing <= seen["contents"]["cache_and_shared_prompts"] / 2
+    assert summary["equal_steps"] >= 0.7 * summary["steps"]
