@@ -42,6 +42,8 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Tokens that have streamed back."""
     first_token_age_ms: float | None = None
     """Since the first of them; None before it."""
+    is_streamed: bool = True
+    """False if the answer comes in one piece, so that its first token shows nowhere."""
     slo: Slo | None = None
 
 
@@ -78,8 +80,9 @@ class PredictBatchRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Independent questions about one unit: each is answered as if it were asked alone."""
 
     requests: list[PredictRequest]
-    sent: list[SentRequest] = []
-    """All requests that the asking gateway has in flight on this unit."""
+    sent: list[SentRequest] | None = None
+    """All requests that the asking gateway has in flight on this unit; None if it keeps no account,
+    which is not the same as having none."""
     simulate: bool = True
     """False asks for the state fields only; latencies are then 0 and ``backend`` is ``none``."""
     cost_to_others: bool = True

@@ -71,7 +71,7 @@ class MetricsStateSource:
         """Always ``metrics``."""
         return "metrics"
 
-    async def read(self) -> EngineSnapshot:
+    async def read(self, sent: Sequence[SentRequest] | None = None) -> EngineSnapshot:
         """The state by the engine's page. Raises StateUnavailable, see ``predictor.errors``."""
         async with self._lock:
             now = self._clock()

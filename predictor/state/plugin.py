@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 import aiohttp
-import msgspec
 
 from predictor.errors import (
     ConfigurationError,
@@ -15,14 +15,16 @@ from predictor.errors import (
     SnapshotTorn,
     StateUnreachable,
 )
+from predictor.state.validate import read_msgpack
 from predictor.vllm_plugin.shared_memory import (
     MAX_ATTEMPTS,
     MAX_SNAPSHOT_BYTES,
     RETRY_PAUSE_S,
     SnapshotReader,
 )
+from wire.prediction import SentRequest
 from wire.prediction import StateSource as StateSourceName
-from wire.snapshot import SNAPSHOT_VERSION, EngineSnapshot
+from wire.snapshot import EngineSnapshot
 
 DEFAULT_TIMEOUT_S = 0.5
 
@@ -42,26 +44,29 @@ class PluginStateSource:
         """Connects at the first read. Raises ConfigurationError for another form of address."""
         self._transport = _transport(address, timeout_s)
         self._address = address
-        self._decoder = msgspec.msgpack.Decoder(EngineSnapshot)
+        self._payload = b""
+        self._snapshot: EngineSnapshot | None = None
 
     @property
     def name(self) -> StateSourceName:
         """Always ``plugin``."""
         return "plugin"
 
-    async def read(self) -> EngineSnapshot:
-        """The engine's last snapshot. Raises StateUnavailable, see ``predictor.errors``."""
+    async def read(self, sent: Sequence[SentRequest] | None = None) -> EngineSnapshot:
+        """The engine's last snapshot: the same object for as long as it is the same.
+
+        Raises:
+            StateUnavailable: see ``predictor.errors``.
+        """
         payload = await self._transport.fetch()
-        try:
-            snapshot = self._decoder.decode(payload)
-        except msgspec.DecodeError as error:
-            raise SnapshotCorrupt(f"{self._address}: {error}") from error
-        if snapshot.version != SNAPSHOT_VERSION:
-            raise SnapshotCorrupt(
-                f"{self._address}: version {snapshot.version} of the snapshot is not the "
-                f"{SNAPSHOT_VERSION} that this sidecar reads"
-            )
-        return snapshot
+        if self._snapshot is None or payload != self._payload:
+            self._snapshot = None
+            try:
+                self._snapshot = read_msgpack(payload)
+            except SnapshotCorrupt as error:
+                raise SnapshotCorrupt(f"{self._address}: {error}") from error
+            self._payload = payload
+        return self._snapshot
 
     async def close(self) -> None:
         """Close the file or the connection."""
