@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -25,8 +26,10 @@ class LoadResult:
 class _Connection(asyncio.Protocol):
     """Sends its request again as soon as the answer is complete."""
 
-    def __init__(self, request: bytes, result: LoadResult, until_s: float) -> None:
-        self._request = request
+    def __init__(
+        self, next_request: Callable[[], bytes], result: LoadResult, until_s: float
+    ) -> None:
+        self._next_request = next_request
         self._result = result
         self._until_s = until_s
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -39,8 +42,9 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
         self._body_starts = -1
         self._saw_event = False
+        request = self._next_request()
         self._started_s = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -83,20 +87,34 @@ class _Connection(asyncio.Protocol):
 
 
 async def closed_loop(
-    port: int, path: str, body: bytes, *, num_connections: int, duration_s: float
+    port: int,
+    path: str,
+    body: bytes | Callable[[], bytes],
+    *,
+    num_connections: int,
+    duration_s: float,
 ) -> LoadResult:
-    """Keep ``num_connections`` requests in flight for ``duration_s`` on 127.0.0.1:``port``."""
-    request = (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    """Keep ``num_connections`` requests in flight for ``duration_s`` on 127.0.0.1:``port``.
+
+    Each has the same ``body``, or the one that a call of it gives.
+    """
+    head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+
+    def request(body: bytes) -> bytes:
+        return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+
+    fixed = request(body) if isinstance(body, bytes) else b""
+
+    def next_request() -> bytes:
+        return fixed if isinstance(body, bytes) else request(body())
+
     loop = asyncio.get_running_loop()
     result = LoadResult()
     started_s = time.perf_counter()
     connections = [
         (
             await loop.create_connection(
-                lambda: _Connection(request, result, started_s + duration_s), "127.0.0.1", port
+                lambda: _Connection(next_request, result, started_s + duration_s), "127.0.0.1", port
             )
         )[1]
         for _ in range(num_connections)

@@ -4,6 +4,7 @@ PredictorError
 ├── ConfigurationError       a setting that cannot be used; names key and value
 ├── InvalidQuestion          a question that cannot be asked; names field and value
 ├── QuestionTooLarge         a body over the limit
+├── MethodNotAllowed         a path asked for in a way that it does not take
 ├── Overloaded               too many questions wait, or the answer would come too late
 ├── NotReady                 the backend is still being set up
 ├── SimulationFailed         the backend cannot play a state to an end
@@ -37,6 +38,10 @@ class InvalidQuestion(PredictorError, ValueError):
 
 class QuestionTooLarge(PredictorError, ValueError):
     """A body of more bytes than the sidecar reads."""
+
+
+class MethodNotAllowed(PredictorError):
+    """A path was asked for by another HTTP method than its own."""
 
 
 class Overloaded(PredictorError):

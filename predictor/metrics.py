@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SECONDS = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+)
 
 
 class SidecarMetrics:
@@ -12,6 +29,7 @@ class SidecarMetrics:
 
     def __init__(self) -> None:
         """A fresh registry."""
+        self._by_source: dict[tuple[str, str], tuple[Counter, Histogram, Gauge]] = {}
         self.registry = CollectorRegistry()
         self.answers = Counter(
             "astrolabe_predictor_answers",
@@ -48,9 +66,17 @@ class SidecarMetrics:
         self, number: int, source: str, backend: str, age_ms: float, took_ms: float
     ) -> None:
         """A call was answered."""
-        self.answers.labels(source, backend).inc(number)
-        self.predict_seconds.labels(backend).observe(took_ms / 1e3)
-        self.state_age_seconds.labels(source).set(age_ms / 1e3)
+        key = (source, backend)
+        if key not in self._by_source:  # looking labels up costs more than counting
+            self._by_source[key] = (
+                self.answers.labels(source, backend),
+                self.predict_seconds.labels(backend),
+                self.state_age_seconds.labels(source),
+            )
+        answers, predict_seconds, state_age_seconds = self._by_source[key]
+        answers.inc(number)
+        predict_seconds.observe(took_ms / 1e3)
+        state_age_seconds.set(age_ms / 1e3)
 
     def scrape(self) -> bytes:
         """Prometheus text."""

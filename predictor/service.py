@@ -1,55 +1,48 @@
-"""Answers questions: reads the engine's state, overlays what was sent, asks the backend.
-
-The backend runs on one thread of its own, for it takes milliseconds and is not thread-safe. What
-waits for it is bounded: a late prediction is worth nothing to a gateway that had to decide.
-"""
+"""Answers questions: reads the engine's state, lays what was sent over it, asks the backend."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from functools import partial
 
 from predictor.backends.base import Answer, Backend
-from predictor.errors import NotReady, Overloaded
+from predictor.errors import NotReady
 from predictor.metrics import SidecarMetrics
-from predictor.overlay import Population, SimulatedSequence, build_population
+from predictor.populations import Populations, Standing
 from predictor.questions import to_newcomer
-from predictor.state.metrics import name_sequences
 from predictor.state.select import State, StateSelector
+from predictor.turns import Turns
 from wire.prediction import PredictBatchRequest, PredictBatchResponse, Prediction, PredictRequest
 from wire.snapshot import EngineLimits
 
 NO_LATENCIES = Answer(
     queue_s=0.0, ttft_s=0.0, tpot_s=0.0, e2e_s=0.0, added_delay_others_s=0.0, num_preempted=0
 )
+MAX_QUICK_SEQS = 1024
+"""Even a compiled what-if of more sequences takes milliseconds: too long for the event loop."""
 
 
 class PredictionService:
-    """One engine's answers. ``clock`` gives UNIX seconds, ``timer`` monotonic ones."""
+    """One engine's answers."""
 
     def __init__(
         self,
         selector: StateSelector,
         load_backend: Callable[[], Backend],
         metrics: SidecarMetrics,
-        max_waiting: int,
-        default_output_tokens: float,
-        clock: Callable[[], float],
+        populations: Populations,
+        turns: Turns,
         timer: Callable[[], float],
     ) -> None:
-        """``load_backend`` may take seconds; it is called by ``warm_up``, on the worker thread."""
+        """``load_backend`` may take seconds; ``warm_up`` calls it. ``timer`` is monotonic."""
         self._selector = selector
         self._load_backend = load_backend
         self._metrics = metrics
-        self._max_waiting = max_waiting
-        self._default_output_tokens = default_output_tokens
-        self._clock = clock
+        self._populations = populations
+        self._turns = turns
         self._timer = timer
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="what-if")
         self._backend: Backend | None = None
-        self._num_waiting = 0
-        metrics.waiting_calls.set_function(lambda: self._num_waiting)
+        metrics.waiting_calls.set_function(lambda: turns.num_waiting)
 
     async def warm_up(self, limits: EngineLimits) -> None:
         """Load the backend and prepare it for an engine with these limits."""
@@ -59,7 +52,7 @@ class PredictionService:
             backend.warm_up(limits)
             return backend
 
-        self._backend = await asyncio.get_running_loop().run_in_executor(self._worker, load)
+        self._backend = await self._turns.load(load)
 
     async def read_state(self) -> State:
         """The engine's state; raises StateUnavailable."""
@@ -72,8 +65,7 @@ class PredictionService:
             NotReady: the backend is still being loaded.
             StateUnavailable: no state source works.
         """
-        if self._backend is None:
-            raise NotReady("the backend is still being loaded")
+        self._loaded_backend()
         return await self.read_state()
 
     async def answer(
@@ -82,81 +74,62 @@ class PredictionService:
         """Answer a batch of questions; None is no deadline, else seconds from now.
 
         Raises:
-            NotReady, StateUnavailable, Overloaded, SimulationFailed: see ``predictor.errors``.
+            InvalidQuestion, NotReady, StateUnavailable, Overloaded, SimulationFailed: see
+                ``predictor.errors``.
         """
         began = self._timer()
-        state = await self.check_ready() if batch.simulate else await self.read_state()
-        population = self._population(state, batch)
+        backend = self._loaded_backend() if batch.simulate else None
+        state = await self._selector.read(batch.sent)
+        standing = self._populations.find(state, batch.sent or ())
         answers = [NO_LATENCIES] * len(batch.requests)
-        backend = "none"
-        if batch.simulate and batch.requests:
-            assert self._backend is not None
-            backend = self._backend.name
-            newcomers = [to_newcomer(question, population.limits) for question in batch.requests]
+        if backend is not None and batch.requests:
             until = None if deadline_s is None else began + deadline_s
-            answers = await self._simulate(self._backend, population, newcomers, batch, until)
+            answers = await self._simulate(backend, standing, batch, until)
+        name = "none" if backend is None else backend.name
         took_ms = (self._timer() - began) * 1e3
-        self._metrics.count_answers(len(answers), state.source, backend, state.age_ms, took_ms)
+        self._metrics.count_answers(len(answers), state.source, name, state.age_ms, took_ms)
         return PredictBatchResponse(
             predictions=[
-                _prediction(question, answer, population, state, backend, took_ms)
+                _prediction(question, answer, standing, state, name, took_ms)
                 for question, answer in zip(batch.requests, answers, strict=True)
             ]
         )
 
     async def close(self) -> None:
         """Let the running what-if end and close the state sources."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._turns.close()
         await self._selector.close()
-
-    def _population(self, state: State, batch: PredictBatchRequest) -> Population:
-        snapshot = state.snapshot
-        if state.source == "metrics":
-            snapshot = name_sequences(snapshot, batch.sent)
-        return build_population(snapshot, batch.sent, self._clock(), self._default_output_tokens)
 
     async def _simulate(
         self,
         backend: Backend,
-        population: Population,
-        newcomers: list[SimulatedSequence],
+        standing: Standing,
         batch: PredictBatchRequest,
         until: float | None,
     ) -> list[Answer]:
-        """On the worker thread, unless too much waits there or it comes too late."""
-        if self._num_waiting >= self._max_waiting:
-            raise Overloaded(f"{self._num_waiting} questions wait already; ask again later")
+        population = standing.population
+        newcomers = [to_newcomer(question, population.limits) for question in batch.requests]
+        answers = backend.predict(population, newcomers, cost_to_others=batch.cost_to_others)
+        num_seqs = len(population.running) + len(population.waiting)
+        is_quick = backend.is_quick and num_seqs <= MAX_QUICK_SEQS
+        steps = [partial(next, answers)] * len(newcomers)
+        return await self._turns.run(steps, is_quick=is_quick, until=until)
 
-        def simulate() -> list[Answer]:
-            answers = backend.predict(population, newcomers, cost_to_others=batch.cost_to_others)
-            return [self._next_in_time(answers, until) for _ in newcomers]
-
-        self._num_waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._worker, simulate)
-        # Counted until it has ended: a client that gives up does not stop a running what-if.
-        future.add_done_callback(self._on_done)
-        return await asyncio.shield(future)
-
-    def _next_in_time(self, answers: Iterator[Answer], until: float | None) -> Answer:
-        """The next answer, unless nobody waits for it any more."""
-        if until is not None and self._timer() >= until:
-            raise Overloaded("the deadline passed before the question's turn")
-        return next(answers)
-
-    def _on_done(self, future: asyncio.Future[list[Answer]]) -> None:
-        self._num_waiting -= 1
-        if not future.cancelled():
-            future.exception()  # marks it as seen when nobody waits any more
+    def _loaded_backend(self) -> Backend:
+        if self._backend is None:
+            raise NotReady("the backend is still being loaded")
+        return self._backend
 
 
 def _prediction(
     question: PredictRequest,
     answer: Answer,
-    population: Population,
+    standing: Standing,
     state: State,
     backend: str,
     took_ms: float,
 ) -> Prediction:
+    population = standing.population
     return Prediction(
         request_id=question.request_id,
         queue_ms=answer.queue_s * 1e3,
@@ -166,13 +139,14 @@ def _prediction(
         added_delay_others_ms=answer.added_delay_others_s * 1e3,
         kv_blocks_free=population.num_free_blocks,
         kv_blocks_total=population.limits.num_gpu_blocks,
-        kv_blocks_wanted=population.kv_blocks_wanted,
+        kv_blocks_wanted=standing.kv_blocks_wanted,
         num_running=len(population.running),
         num_waiting=len(population.waiting),
         num_preempted=answer.num_preempted,
-        num_unprocessed_tokens=population.num_unprocessed_tokens,
+        num_unprocessed_tokens=standing.num_unprocessed_tokens,
         state_source=state.source,
         state_age_ms=state.age_ms,
+        state_is_stale=state.is_stale,
         backend=backend,
         time_to_predict_ms=took_ms,
     )

@@ -33,6 +33,8 @@ class Backend(Protocol):
     """Plays an engine forward. Pure: the same input gives the same answer. Not thread-safe."""
 
     name: str
+    is_quick: bool
+    """Whether an answer takes so little time that an event loop need not be spared it."""
 
     def warm_up(self, limits: EngineLimits) -> None:
         """Do once what need not be done at the first question about such an engine."""

@@ -25,6 +25,7 @@ class VidurBackend:
     """Answers with whole runs. One thread at a time: Vidur numbers its objects process-wide."""
 
     name = "vidur"
+    is_quick = False
 
     def __init__(self, model: ModelConfig, gpu: Gpu, times: OperatorTimes) -> None:
         """Tables are built when an engine's limits are known."""

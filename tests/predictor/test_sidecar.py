@@ -130,7 +130,7 @@ def test_the_state_is_shown(busy: Sidecar) -> None:
         ),
         (b'{"request_id": "q", "num_prompt_tokens": 5, "quantiles": {}}', "quantiles"),
         (b'{"request_id": "q", "num_prompt_tokens": 5, "quantiles": {"x": 5}}', "'x'"),
-        (b'{"request_id": "q", "num_prompt_tokens": 5, "quantiles": {"nan": 5}}', "got nan"),
+        (b'{"request_id": "q", "num_prompt_tokens": 5, "quantiles": {"nan": 5}}', "'nan' is not"),
         (b'{"request_id": "q", "num_prompt_tokens": 5, "quantiles": {"1.5": 5}}', "got 1.5"),
         (
             b'{"request_id": "q", "num_prompt_tokens": 5, "quantiles": {"0.5": 9, "0.9": 3}}',
@@ -259,7 +259,7 @@ def test_a_state_that_cannot_be_played_answers_503(started: Sidecar) -> None:
     writer = started.publish(snapshot(broken, engine_limits=limits()))
     response = started.ask()
     assert response.status_code == 503
-    assert "Vidur cannot play this state" in started.error_of(response)["message"]
+    assert "got 9000" in started.error_of(response)["message"]
     writer.write(msgspec.msgpack.encode(snapshot(running("a"))))
     assert started.ask().status_code == 200
     writer.close()
