@@ -4,7 +4,8 @@ from __future__ import annotations
 
 SLACK = 1.0
 """Mean errors below this many spreads are noise."""
-THRESHOLD = 10.0
+THRESHOLD = 20.0
+"""Requests of one moment err alike; a lower threshold would take that for drift."""
 LARGEST_ERROR = 3.0
 """What one observation can add: a few absurd ones in a row are no drift."""
 ALARM_HOLD_S = 60.0
