@@ -1,0 +1,142 @@
+"""From a population to the kernel's arrays: the state when the batches in flight have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from predictor.overlay import Population, SimulatedSequence
+from predictor.simulator.kernel.layout import (
+    ARRIVAL,
+    COMPUTED,
+    NUM_COLUMNS,
+    REMAINING,
+    SHARED_BLOCKS,
+    TOKENS,
+    EngineArrays,
+    Ints,
+    limits_array,
+)
+from wire.snapshot import EngineLimits
+
+Chunks = list[tuple[int, int]]
+"""(tokens, context before) of each sequence in a batch."""
+
+
+class Loaded(NamedTuple):
+    """An engine's state for the kernel, and what must pass before it."""
+
+    engine: EngineArrays
+    in_flight: tuple[tuple[float, Chunks], ...]
+    """(UNIX seconds when it started, its chunks) of each batch, oldest first."""
+    rows_of: Ints
+    """For each row the place of its sequence in ``running + waiting``."""
+
+
+def load_population(population: Population) -> Loaded:
+    """Let the batches in flight end, then lay out the sequences."""
+    limits = population.limits
+    sequences = population.running + population.waiting
+    table = np.zeros((len(sequences), NUM_COLUMNS), dtype=np.int64)
+    if sequences:
+        table[:] = [_row(sequence) for sequence in sequences]
+        table[:, ARRIVAL] = _arrival_ranks(sequences)
+    num_running, free = len(population.running), population.num_free_blocks
+    _share_blocks(table, population, limits)
+    in_flight, gone = _end_in_flight(table, population)
+    for index in gone:
+        if index < num_running:
+            blocks = -(-int(table[index, COMPUTED]) // limits.block_size)
+            free += blocks - int(table[index, SHARED_BLOCKS])
+    kept = np.array([i for i in range(len(sequences)) if i not in gone], dtype=np.int64)
+    num_running -= sum(index < num_running for index in gone)
+    rows = np.ascontiguousarray(table[kept])
+    return Loaded(EngineArrays(limits_array(limits), rows, num_running, free), in_flight, kept)
+
+
+def newcomer_rows(newcomers: Sequence[SimulatedSequence], num_rows: int) -> Ints:
+    """Rows of requests that arrive now, after ``num_rows`` others."""
+    table = np.array([_row(newcomer) for newcomer in newcomers], dtype=np.int64)
+    table[:, ARRIVAL] = np.arange(num_rows, num_rows + len(newcomers))
+    return table
+
+
+def _row(sequence: SimulatedSequence) -> tuple[int, ...]:
+    """In the order of the columns."""
+    return (
+        sequence.num_tokens,
+        sequence.num_computed_tokens,
+        sequence.remaining_tokens,
+        int(sequence.remaining_tokens >= sequence.max_remaining_tokens),
+        sequence.priority,
+        0,
+        sequence.num_prompt_tokens,
+        0,
+    )
+
+
+def _arrival_ranks(sequences: Sequence[SimulatedSequence]) -> Ints:
+    order = sorted(range(len(sequences)), key=lambda index: sequences[index].arrival_time)
+    ranks = np.empty(len(sequences), dtype=np.int64)
+    ranks[order] = np.arange(len(sequences))
+    return ranks
+
+
+def _share_blocks(table: Ints, population: Population, limits: EngineLimits) -> None:
+    """What running sequences hold beyond the used blocks is prefixes in common.
+
+    Later sequences have those from the first one that has enough; ``live_state`` does the same.
+    """
+    used = limits.num_gpu_blocks - population.num_free_blocks
+    shared = sum(sequence.num_blocks for sequence in population.running) - used
+    longest = 0
+    for index, sequence in enumerate(population.running):
+        if shared <= 0:
+            return
+        borrowed = min(shared, sequence.num_blocks, longest)
+        table[index, SHARED_BLOCKS] = borrowed
+        shared -= borrowed
+        longest = max(longest, sequence.num_blocks)
+
+
+def _end_in_flight(
+    table: Ints, population: Population
+) -> tuple[tuple[tuple[float, Chunks], ...], set[int]]:
+    """Count the tokens of the batches in flight; the batches' shapes and the rows that end.
+
+    With async scheduling the last batch's results come too late for the next schedule.
+    """
+    if not population.in_flight:
+        return (), set()
+    sequences = population.running + population.waiting
+    row_of = {sequence.request_id: index for index, sequence in enumerate(sequences)}
+    num_running, gone = len(population.running), set[int]()
+    batches = []
+    for batch in population.in_flight:
+        is_last = batch is population.in_flight[-1]
+        members = _members(batch.num_scheduled_tokens, row_of)
+        batches.append((batch.started_at, _chunks(table, members)))
+        for index, count in members:
+            row = table[index]
+            row[COMPUTED] += count if index < num_running else 0
+            # Of a preempted sequence only the new token counts, and it most likely got one.
+            reached_end = index >= num_running or row[COMPUTED] >= row[TOKENS]
+            if not reached_end or row[REMAINING] == 0:
+                continue
+            row[TOKENS] += 1
+            row[REMAINING] -= 1
+            is_known = not (is_last and population.limits.async_scheduling)
+            if row[REMAINING] == 0 and (is_known or index >= num_running):
+                gone.add(index)
+    return tuple(batches), gone
+
+
+def _members(scheduled: Mapping[str, int], row_of: Mapping[str, int]) -> list[tuple[int, int]]:
+    """(row, tokens) of a batch's sequences that are still there."""
+    return [(row_of[name], count) for name, count in scheduled.items() if name in row_of and count]
+
+
+def _chunks(table: Ints, members: Iterable[tuple[int, int]]) -> Chunks:
+    return [(count, int(table[index, COMPUTED])) for index, count in members]

@@ -1,0 +1,84 @@
+"""Puts an engine's state and the newcomers into the scratch memory."""
+
+from __future__ import annotations
+
+import numba
+
+from predictor.simulator.kernel.in_order import is_before
+from predictor.simulator.kernel.layout import (
+    BY_PRIORITY,
+    COMPUTED,
+    ENDS_BY_LENGTH,
+    NEVER,
+    NUM_COLUMNS,
+    PROMPT,
+    REMAINING,
+    TOKENS,
+    Floats,
+    Ints,
+)
+from predictor.simulator.kernel.lockstep import append_running, hold, join
+from predictor.simulator.kernel.work import (
+    CHUNK,
+    FIRST_NEWCOMER,
+    FREE,
+    NEWCOMERS_LEFT,
+    NUM_PARTIALS,
+    PREFILLING,
+    QUEUE_SIZE,
+    STATE,
+    WAITING,
+    Work,
+)
+
+
+@numba.njit(cache=True)
+def start_run(work: Work, limits: Ints, rows: Ints, num_running: int, num_free_blocks: int, newcomers: Ints, times: Floats) -> None:  # fmt: skip
+    """Lay out the running and waiting sequences, then the newcomers at their places in the queue."""
+    slots, counters = work.slots, work.counters
+    counters[:] = 0
+    work.phases[:] = 0
+    times[:, :] = NEVER
+    num_rows = rows.shape[0]
+    slots[:num_rows, :NUM_COLUMNS] = rows
+    slots[num_rows : num_rows + newcomers.shape[0], :NUM_COLUMNS] = newcomers
+    counters[FREE] = num_free_blocks
+    counters[FIRST_NEWCOMER] = num_rows
+    counters[NEWCOMERS_LEFT] = newcomers.shape[0]
+    for slot in range(num_running):
+        _start_running(work, limits, slot)
+    for slot in range(num_running, num_rows + newcomers.shape[0]):
+        slots[slot, STATE] = WAITING
+        slots[slot, CHUNK] = 0
+        _enqueue(work, limits, slot)
+
+
+@numba.njit(cache=True)
+def _start_running(work: Work, limits: Ints, slot: int) -> None:
+    slots, counters = work.slots, work.counters
+    slots[slot, CHUNK] = 0
+    append_running(work, slot)
+    if slots[slot, REMAINING] == 0 and slots[slot, ENDS_BY_LENGTH] == 1:
+        hold(work, slot)
+    elif slots[slot, REMAINING] == 0 or (
+        slots[slot, COMPUTED] == slots[slot, TOKENS] - 1
+        and slots[slot, TOKENS] > slots[slot, PROMPT]
+    ):
+        join(work, limits, slot)
+    else:
+        slots[slot, STATE] = PREFILLING
+        work.partials[counters[NUM_PARTIALS]] = slot
+        counters[NUM_PARTIALS] += 1
+
+
+@numba.njit(cache=True)
+def _enqueue(work: Work, limits: Ints, slot: int) -> None:
+    """At the queue's end; by priority before those that are less urgent."""
+    counters, queue = work.counters, work.queue
+    place = counters[QUEUE_SIZE]
+    if limits[BY_PRIORITY] == 1:
+        while place > 0 and is_before(work, limits, slot, queue[place - 1]):
+            queue[place] = queue[place - 1]
+            place -= 1
+    queue[place] = slot
+    counters[QUEUE_SIZE] += 1
