@@ -15,7 +15,7 @@ from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
 from global_scheduler.predictions import Answer, PredictionClient
 from global_scheduler.units import Unit, UnitRegistry
 from wire.length import LengthEstimate
-from wire.prediction import PredictRequest
+from wire.prediction import PredictRequest, Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,20 @@ class Job:
     length: LengthEstimate
     max_tokens: int | None
     priority: int
+    is_streamed: bool
+    slo: Slo | None = None
 
     def question(self) -> PredictRequest:
         """The same, as sidecars are asked."""
+        quantiles = self.length.quantiles or None
         return PredictRequest(
             request_id=self.request_id,
             num_prompt_tokens=self.num_prompt_tokens,
-            expected_output_tokens=self.length.mean_tokens,
+            expected_output_tokens=None if quantiles else self.length.mean_tokens,
+            quantiles=quantiles,
             max_tokens=self.max_tokens,
             priority=self.priority,
+            slo=self.slo,
         )
 
 
@@ -147,6 +152,10 @@ class Dispatcher:
             job.priority,
             self._clock(),
             next(c.prediction for c in candidates if c.unit == unit.name),
+            quantiles=job.length.quantiles,
+            max_tokens=job.max_tokens,
+            slo=job.slo,
+            is_streamed=job.is_streamed,
         )
         self._ledger.sent(unit, entry)
 

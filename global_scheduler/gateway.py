@@ -137,7 +137,7 @@ class Gateway:
                         unit_headers(unit, request_id),
                         may_retry=False,
                         clock=time.monotonic,
-                        on_first_token=lambda: None,
+                        on_tokens=lambda _: None,
                     )
             except UnitFailed as failure:
                 note_failure(unit, failure, request_id, self._metrics)

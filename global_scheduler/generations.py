@@ -18,6 +18,7 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.relay import Relayed, relay_stream, relay_whole
+from global_scheduler.slo import read_slo
 from global_scheduler.units import Unit, UnitRegistry
 from global_scheduler.upstream import RawHeaders, UnitFailed, Upstream
 
@@ -80,6 +81,7 @@ class Generations:
             await self._attempt_units(Generation(exchange, request, job, body, started_s))
 
     async def _job(self, exchange: Exchange, request: GenerationRequest) -> Job:
+        slo = read_slo(exchange.header)
         model = request.model or self._only_model()
         num_prompt_tokens = await self._tokens.count(model, request)
         if exchange.request_id in self._ledger:
@@ -92,6 +94,8 @@ class Generations:
             length=self._lengths.estimate(model, request.max_tokens),
             max_tokens=request.max_tokens,
             priority=request.priority,
+            is_streamed=request.stream,
+            slo=slo,
         )
 
     def _only_model(self) -> str:
@@ -162,7 +166,7 @@ class Generations:
                 ours,
                 may_retry=may_retry,
                 clock=self._clock,
-                on_first_token=lambda: self._ledger.first_token(request_id),
+                on_tokens=lambda count: self._ledger.streamed(request_id, count),
             )
 
 

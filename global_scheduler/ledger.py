@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from global_scheduler.units import Unit
-from wire.prediction import Prediction, SentRequest
+from wire.prediction import Prediction, SentRequest, Slo
 
 
 @dataclass(slots=True)
@@ -23,7 +23,14 @@ class InFlight:
     sent_at_s: float
     prediction: Prediction | None
     """What the chosen unit's sidecar said, kept to correct later answers made without it."""
-    has_first_token: bool = False
+    quantiles: dict[str, float] = field(default_factory=dict)
+    """Of the output length; empty when only a mean is known."""
+    max_tokens: int | None = None
+    slo: Slo | None = None
+    is_streamed: bool = True
+    num_output_tokens: int = 0
+    """That have streamed back."""
+    first_token_at_s: float | None = None
 
 
 class Ledger:
@@ -46,9 +53,12 @@ class Ledger:
         unit.outstanding.add(entry.request_id)
         unit.num_outstanding_tokens += entry.num_prompt_tokens + entry.expected_output_tokens
 
-    def first_token(self, request_id: str) -> None:
-        """The request's prefill is done."""
-        self._entries[request_id].has_first_token = True
+    def streamed(self, request_id: str, num_output_tokens: int) -> None:
+        """So many tokens have come back; the first of them ends the request's prefill."""
+        entry = self._entries[request_id]
+        entry.num_output_tokens = num_output_tokens
+        if entry.first_token_at_s is None:
+            entry.first_token_at_s = self._clock()
 
     def ended(self, unit: Unit, request_id: str) -> None:
         """The request is over, well or not."""
@@ -63,17 +73,7 @@ class Ledger:
     def sent_list(self, unit: Unit) -> list[SentRequest]:
         """The unit's requests in flight, as its sidecar is told."""
         now_s = self._clock()
-        return [
-            SentRequest(
-                request_id=entry.request_id,
-                num_prompt_tokens=entry.num_prompt_tokens,
-                expected_output_tokens=entry.expected_output_tokens,
-                sent_age_ms=(now_s - entry.sent_at_s) * 1e3,
-                has_first_token=entry.has_first_token,
-                priority=entry.priority,
-            )
-            for entry in self.on_unit(unit)
-        ]
+        return [_sent_request(entry, now_s) for entry in self.on_unit(unit)]
 
     def correct(self, prediction: Prediction, unit: Unit, asked_at_s: float) -> Prediction:
         """A prediction with what has come to pass since its question was asked.
@@ -97,3 +97,21 @@ class Ledger:
             num_waiting=prediction.num_waiting + len(later),
             num_unprocessed_tokens=prediction.num_unprocessed_tokens + round(num_tokens),
         )
+
+
+def _sent_request(entry: InFlight, now_s: float) -> SentRequest:
+    first_s = entry.first_token_at_s
+    return SentRequest(
+        request_id=entry.request_id,
+        num_prompt_tokens=entry.num_prompt_tokens,
+        expected_output_tokens=entry.expected_output_tokens,
+        sent_age_ms=(now_s - entry.sent_at_s) * 1e3,
+        has_first_token=first_s is not None,
+        priority=entry.priority,
+        quantiles=entry.quantiles or None,
+        max_tokens=entry.max_tokens,
+        num_output_tokens=entry.num_output_tokens,
+        first_token_age_ms=None if first_s is None else (now_s - first_s) * 1e3,
+        is_streamed=entry.is_streamed,
+        slo=entry.slo,
+    )

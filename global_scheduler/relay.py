@@ -62,9 +62,11 @@ async def relay_stream(
     *,
     may_retry: bool,
     clock: Callable[[], float],
-    on_first_token: Callable[[], None],
+    on_tokens: Callable[[int], None],
 ) -> Relayed:
     """Send a streamed answer on, chunk by chunk; the head leaves with the first chunk.
+
+    ``on_tokens`` is told the tokens so far, a token for each event, as engines send them.
 
     Raises:
         UnitFailed: nothing has been sent and the stream failed.
@@ -74,7 +76,7 @@ async def relay_stream(
     if may_retry and chunk.startswith(STREAM_ERROR):
         raise UnitFailed(f"the stream began with an error: {chunk[:200]!r}")
     first_token_at_s = clock()
-    on_first_token()
+    on_tokens(1)
     await exchange.start(response.status, returned_headers(response) + headers)
     before, last, num_events = b"", b"", 0
     try:
@@ -83,6 +85,7 @@ async def relay_stream(
             exchange.complete = chunk.endswith(STREAM_END)
             await exchange.send(chunk)
             num_events += chunk.count(b"data: {")
+            on_tokens(num_events)
             before, last = last, chunk
             chunk = await response.content.readany()
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
