@@ -1,8 +1,8 @@
 """The rules of vLLM V1's scheduler (0.32), jumping from event to event.
 
 ``predictor/simulator/scheduler.py`` has the same rules step by step, and is easier to read. Here
-only events cost time: an end, an admission, a prefill chunk, running out of blocks. Between them all
-running sequences decode in lockstep, which takes a few additions however many they are.
+only events cost time: an end, an admission, a prefill chunk, running out of blocks. Between them
+all running sequences decode in lockstep, which takes a few additions however many they are.
 
 Blocks are counted, not named. So the kernel knows the prefix-cache hits that waiting sequences had
 at the start and those of preempted ones on themselves, but not hits on what others compute later.
@@ -23,14 +23,12 @@ from predictor.simulator.kernel.layout import (
     BY_PRIORITY,
     CHUNKED_PREFILL,
     COMPUTED,
-    FIRST_TOKEN,
     LONG_PREFILL_THRESHOLD,
     MAX_MODEL_LEN,
     MAX_NUM_BATCHED_TOKENS,
     MAX_NUM_SEQS,
     NEVER,
     QUEUE,
-    REMAINING,
     TOKENS,
     Floats,
     Ints,
@@ -38,22 +36,24 @@ from predictor.simulator.kernel.layout import (
 from predictor.simulator.kernel.lockstep import (
     append_running,
     blocks_of,
-    end_at_prefill,
     end_due,
     join,
-    next_event_step,
-    reached_last,
     take_blocks,
 )
 from predictor.simulator.kernel.setup import start_run
-from predictor.simulator.kernel.step_cost import chunk_s, decode_steps_s, mixed_step_s
+from predictor.simulator.kernel.steps import (
+    finish_chunks,
+    has_chunks,
+    has_work,
+    run_decode_steps,
+    run_mixed_step,
+)
 from predictor.simulator.kernel.trace import write_trace
 from predictor.simulator.kernel.work import (
     BUDGET,
     CACHED_AT,
     CACHED_BLOCKS,
     CHUNK,
-    DECODE_KV,
     DECODING,
     FREE,
     LAST_STEP,
@@ -106,15 +106,15 @@ def play(
 
     ``newcomers`` has rows as ``rows`` has; they arrive now, in their order. ``marks`` are rising
     output lengths of the only newcomer, whose times come out in ``marked_s``; its ``REMAINING``
-    must be the first of them. ``times`` gets a row for each sequence, rows first. ``longest_step_s``
-    (one value) is the longest step in which anyone decoded. A ``trace`` that is not empty gets
-    (step, slot, tokens) for every chunk; it makes every step count.
+    must be the first of them. ``times`` gets a row for each sequence, rows first.
+    ``longest_step_s`` (one value) is the longest step in which anyone decoded. A ``trace`` that is
+    not empty gets (step, slot, tokens) for every chunk; it makes every step count.
     Counts are left in ``work.counters``. Returns PLAYED, STUCK or TOO_LONG.
     """
     start_run(work, limits, rows, num_running, num_free_blocks, newcomers, times)
     counters, clock_s = work.counters, start_s
     longest_step_s[0] = 0.0
-    while counters[NEWCOMERS_LEFT] > 0 or (until_all and _has_work(work)):
+    while counters[NEWCOMERS_LEFT] > 0 or (until_all and has_work(work)):
         counters[NUM_EVENTS] += 1
         if counters[NUM_EVENTS] > max_events:
             return TOO_LONG
@@ -124,15 +124,15 @@ def play(
             _admit(work, limits, threshold, times, clock_s)
         if trace.shape[0] > 0:
             write_trace(work, trace)
-        if _has_chunks(work):
-            took_s = _run_mixed_step(work, table)
+        if has_chunks(work):
+            took_s = run_mixed_step(work, table)
             if counters[NUM_DECODES] > 0 and took_s > longest_step_s[0]:
                 longest_step_s[0] = took_s
             clock_s += took_s
-            _finish_chunks(work, limits, times, clock_s, marks, marked_s)
+            finish_chunks(work, limits, times, clock_s, marks, marked_s)
         elif counters[NUM_DECODES] > 0:
             single = preempted or trace.shape[0] > 0 or counters[NUM_PAUSED] > 0
-            clock_s += _run_decode_steps(work, limits, table, single, longest_step_s)
+            clock_s += run_decode_steps(work, limits, table, single, longest_step_s)
         elif counters[NUM_HELD] > 0 or preempted:
             counters[STEP] += 1  # an empty step takes no time
         else:
@@ -140,13 +140,6 @@ def play(
         end_due(work, limits, times, clock_s, marks, marked_s)
         _resume_paused(work, limits)
     return PLAYED
-
-
-@numba.njit(cache=True)
-def _has_work(work: Work) -> bool:
-    counters = work.counters
-    waiting = counters[QUEUE_HEAD] < counters[QUEUE_SIZE] or counters[NUM_PREEMPTED] > 0
-    return counters[NUM_RUNNING] > 0 or waiting
 
 
 @numba.njit(cache=True)
@@ -281,99 +274,6 @@ def _take_cached(work: Work, slot: int, count: int) -> None:
         other = work.preempted[index]
         if slots[other, CACHED_AT] > slots[slot, CACHED_AT]:
             slots[other, CACHED_AT] -= count
-
-
-@numba.njit(cache=True)
-def _has_chunks(work: Work) -> bool:
-    for index in range(work.counters[NUM_PARTIALS]):
-        if work.slots[work.partials[index], CHUNK] > 0:
-            return True
-    return False
-
-
-@numba.njit(cache=True)
-def _run_mixed_step(work: Work, table: StepTable) -> float:
-    """Compute the chunks that were granted, and a token of each decode; its seconds.
-
-    A chunk of one token is a decode to the attention kernels.
-    """
-    slots, counters = work.slots, work.counters
-    num_decodes, decode_kv = counters[NUM_DECODES], counters[DECODE_KV]
-    num_prefills, tokens, kv, attention, grid_s = 0, 0, 0, 0.0, 0.0
-    for index in range(counters[NUM_PARTIALS]):
-        slot = work.partials[index]
-        count, context = slots[slot, CHUNK], slots[slot, COMPUTED]
-        if count == 1:
-            num_decodes += 1
-            decode_kv += context
-        elif count > 1:
-            num_prefills += 1
-            tokens += count
-            kv += context
-            attention += count * (context + 0.5 * count)
-            grid_s += chunk_s(table, count, context)
-    counters[STEP] += 1
-    counters[DECODE_KV] += counters[NUM_DECODES]
-    return mixed_step_s(table, num_decodes, decode_kv, num_prefills, tokens, kv, attention, grid_s)
-
-
-@numba.njit(cache=True)
-def _finish_chunks(work: Work, limits: Ints, times: Floats, clock_s: float, marks: Ints, marked_s: Floats) -> None:  # fmt: skip
-    """Count chunks as computed; whose last known token was among them has got a new one."""
-    slots, counters, kept = work.slots, work.counters, 0
-    num_partials = counters[NUM_PARTIALS]
-    for index in range(num_partials):
-        slot = work.partials[index]
-        slots[slot, COMPUTED] += slots[slot, CHUNK]
-        slots[slot, CHUNK] = 0
-        if slots[slot, COMPUTED] < slots[slot, TOKENS]:
-            work.partials[kept] = slot
-            kept += 1
-            continue
-        if times[slot, FIRST_TOKEN] == NEVER:
-            times[slot, FIRST_TOKEN] = clock_s
-        slots[slot, REMAINING] -= 1
-        if slots[slot, REMAINING] > 0:
-            join(work, limits, slot)
-        elif reached_last(work, times, slot, clock_s, marks, marked_s):
-            end_at_prefill(work, limits, slot)
-        else:
-            join(work, limits, slot)
-    counters[NUM_PARTIALS] = kept
-
-
-@numba.njit(cache=True)
-def _run_decode_steps(work: Work, limits: Ints, table: StepTable, single: bool, longest_step_s: Floats) -> float:  # fmt: skip
-    """Decode until the next event, or for a single step; seconds. The first step has its blocks."""
-    counters = work.counters
-    num_decodes, kv = counters[NUM_DECODES], counters[DECODE_KV]
-    num_steps = 1
-    if not single:
-        num_steps = _steps_with_blocks(work, limits, next_event_step(work) - counters[STEP] + 1)
-    took_s = decode_steps_s(table, num_decodes, kv, num_steps)
-    last_kv = kv + num_decodes * (num_steps - 1)
-    last_s = took_s if num_steps == 1 else decode_steps_s(table, num_decodes, last_kv, 1)
-    longest_step_s[0] = max(longest_step_s[0], last_s)
-    counters[STEP] += num_steps
-    counters[DECODE_KV] = last_kv + num_decodes
-    return took_s
-
-
-@numba.njit(cache=True)
-def _steps_with_blocks(work: Work, limits: Ints, num_steps: int) -> int:
-    """Up to ``num_steps`` steps, as far as blocks go; takes those of all but the first."""
-    counters, block_size = work.counters, limits[BLOCK_SIZE]
-    periods = (num_steps - 1) // block_size
-    # In each period of a block's length every sequence needs one block.
-    need = min(periods, counters[FREE] // counters[NUM_DECODES]) * counters[NUM_DECODES]
-    step = 1 + need // counters[NUM_DECODES] * block_size
-    place = -(counters[STEP] + step) % block_size
-    while step < num_steps and need + work.phases[place] <= counters[FREE]:
-        need += work.phases[place]
-        step += 1
-        place = place - 1 if place > 0 else block_size - 1
-    take_blocks(work, limits, need)
-    return step
 
 
 @numba.njit(cache=True)
