@@ -1,14 +1,15 @@
 """One run of stock Vidur's Sarathi scheduler from the middle of an engine's life.
 
 Stock Vidur only starts from an empty replica. A run therefore fills the private attributes of its
-scheduler and requests as if they had come to the engine's state by themselves.
+scheduler and requests as if they had come to the engine's state by themselves. The state is that
+at the end of the batches in flight, which were made by the engine and not by Vidur.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 from vidur.config import CacheConfig, SarathiSchedulerConfig, SyntheticRequestGeneratorConfig
@@ -18,7 +19,10 @@ from vidur.scheduler.replica_scheduler.sarathi_replica_scheduler import SarathiR
 from predictor.backends.vidur_predictor import TablePredictor, UnitReplicaConfig
 from predictor.errors import SimulationFailed
 from predictor.overlay import Population, SimulatedSequence
-from wire.snapshot import BatchInFlight
+from predictor.simulator.kernel.layout import COMPUTED, PRIORITY, PROMPT, REMAINING, TOKENS
+from predictor.simulator.kernel.load import Chunks, Loaded, load_population, newcomer_rows
+from predictor.simulator.kernel.vidur_state import as_vidur
+from wire.snapshot import EngineLimits
 
 
 class Progress:
@@ -44,7 +48,10 @@ class Progress:
 
 
 class VidurRun:
-    """Plays a population, with or without a newcomer. Seconds count from the population's now."""
+    """Plays a population, with or without a newcomer. Seconds count from the population's now.
+
+    ``others`` are in the order of the rows that the compiled kernel gets.
+    """
 
     def __init__(
         self,
@@ -53,39 +60,31 @@ class VidurRun:
         replica: UnitReplicaConfig,
         newcomer: SimulatedSequence | None = None,
     ) -> None:
-        """Set the scheduler up and play the batches in flight to their ends."""
-        self.clock_s = 0.0
-        self.newcomer: Any = None
-        num_running = len(population.running)
-        waiting = list(population.waiting)
+        """Set the scheduler up as it is when the batches in flight have ended."""
+        self._predictor = predictor
+        state = as_vidur(load_population(population), population)
+        rows, num_running = state.engine.rows.tolist(), state.engine.num_running
+        position = len(rows)
         if newcomer is not None:
-            waiting.insert(population.queue_position(newcomer.priority), newcomer)
+            position = _queue_position(state, population.limits, newcomer.priority)
+            rows.insert(position, newcomer_rows([newcomer], len(rows))[0].tolist())
         requests = [
-            _vidur_request(sequence, order, is_running=order < num_running)
-            for order, sequence in enumerate([*population.running, *waiting])
+            _vidur_request(row, order, is_running=order < num_running)
+            for order, row in enumerate(rows)
         ]
-        running, queued = requests[:num_running], requests[num_running:]
-        if newcomer is not None:
-            self.newcomer = queued[waiting.index(newcomer)]
+        self.newcomer: Any = None if newcomer is None else requests[position]
         self.others = [request for request in requests if request is not self.newcomer]
         self.progress = {request.id: Progress() for request in requests}
-        self._predictor = predictor
-        self._scheduler = _scheduler(population, predictor, replica, running, queued)
-        by_id = {seq.request_id: req for seq, req in zip(population.running, running, strict=True)}
-        earliest_s = -math.inf
-        for batch in population.in_flight:
-            started_s = max(batch.started_at - population.now, earliest_s)
-            self._finish_in_flight(batch, started_s, by_id)
-            # With async scheduling a batch waits for the one before it.
-            earliest_s = self.clock_s
-        _take_back_slack(self._scheduler, population)
+        self._scheduler = _scheduler(population.limits, predictor, replica)
+        self.clock_s = self._end_of_flight_s(state, population.now)
+        _fill(self._scheduler, requests, num_running, state.engine.num_free_blocks)
 
     def try_step(self) -> bool:
         """Schedule and finish one batch; False when the scheduler has none."""
         batch = self._scheduler.on_schedule(self.clock_s)
         if batch is None:
             return False
-        self._finish(batch, self.clock_s, self.clock_s + self._predictor.step_s(batch))
+        self._finish(batch, self.clock_s + self._predictor.step_s(batch))
         return True
 
     def play_newcomer(self) -> None:
@@ -109,41 +108,30 @@ class VidurRun:
         requests = [*self.others, self.newcomer] if self.newcomer else self.others
         return sum(request.num_restarts for request in requests)
 
-    def _finish_in_flight(
-        self, in_flight: BatchInFlight, started_s: float, by_id: dict[str, Any]
-    ) -> None:
-        """End a batch that the engine had begun: not before now, however old it is."""
-        scheduler = self._scheduler
-        requests, q_tokens = [], []
-        for request_id, num_tokens in in_flight.num_scheduled_tokens.items():
-            request = by_id.get(request_id)
-            if request is None or request.completed:
-                continue
-            if request.is_prefill_complete:
-                # As Vidur does when it schedules; without it a request may lack two tokens later.
-                scheduler._allocate_request(request)
-            left = request.num_prefill_tokens - request.num_processed_tokens
-            requests.append(request)
-            q_tokens.append(1 if request.is_prefill_complete else max(1, min(num_tokens, left)))
-        if not requests:
-            return
-        kv_tokens = [r.num_processed_tokens + q for r, q in zip(requests, q_tokens, strict=True)]
-        batch = Batch(scheduler.replica_id, requests, q_tokens, kv_tokens)
-        taken = {request.id for request in requests}
-        scheduler._preempted_requests = [
-            request for request in scheduler._preempted_requests if request.id not in taken
-        ]
-        scheduler._num_running_batches += 1
-        scheduler._num_running_stages += 1
-        self._finish(batch, started_s, max(0.0, started_s + self._predictor.step_s(batch)))
-        scheduler._preempted_requests.sort(key=lambda request: request.arrived_at)
+    def _end_of_flight_s(self, state: Loaded, now: float) -> float:
+        """When the batches in flight end: not before now, however old they are."""
+        end_s, earliest_s = 0.0, -math.inf
+        for started_at, chunks in state.in_flight:
+            if chunks:
+                started_s = max(started_at - now, earliest_s)
+                end_s = max(0.0, started_s + self._engine_step_s(chunks))
+            # With async scheduling a batch waits for the one before it.
+            earliest_s = end_s
+        return end_s
 
-    def _finish(self, batch: Any, started_s: float, ended_s: float) -> None:
+    def _engine_step_s(self, chunks: Chunks) -> float:
+        """Seconds of a batch that the engine has made, with the contexts that it has there."""
+        tokens = [num_tokens for num_tokens, _ in chunks]
+        contexts = [num_tokens + context for num_tokens, context in chunks]
+        nobody = [None] * len(chunks)
+        return self._predictor.step_s(Batch(self._scheduler.replica_id, nobody, tokens, contexts))
+
+    def _finish(self, batch: Any, ended_s: float) -> None:
         """Stock Vidur's events of a batch, without its bookkeeping of pipeline stages.
 
         That bookkeeping trips over requests that were preempted; with one stage nothing needs it.
         """
-        batch.on_schedule(started_s)
+        batch.on_schedule(self.clock_s)
         batch.on_batch_end(ended_s)
         self._scheduler.on_stage_end(0, None)
         self._scheduler.on_batch_end(batch)
@@ -152,23 +140,15 @@ class VidurRun:
             self.progress[request.id].note(request.num_processed_tokens, ended_s)
 
 
-def _scheduler(
-    population: Population,
-    predictor: TablePredictor,
-    replica: UnitReplicaConfig,
-    running: list[Any],
-    queued: list[Any],
-) -> Any:
-    """A stock scheduler that has come to hold these requests."""
-    limits = population.limits
-    scheduler = SarathiReplicaScheduler(
+def _scheduler(limits: EngineLimits, predictor: TablePredictor, replica: UnitReplicaConfig) -> Any:
+    return SarathiReplicaScheduler(
         replica_config=replica,
         replica_scheduler_config=SarathiSchedulerConfig(
             batch_size_cap=limits.max_num_seqs, chunk_size=limits.max_num_batched_tokens
         ),
         cache_config=CacheConfig(
             block_size=limits.block_size,
-            num_blocks=sys.maxsize,  # until the batches in flight have ended
+            num_blocks=limits.num_gpu_blocks,
             watermark_blocks_fraction=0.0,  # vLLM V1 keeps none
         ),
         request_generator_config=SyntheticRequestGeneratorConfig(max_tokens=limits.max_model_len),
@@ -176,20 +156,18 @@ def _scheduler(
         num_stages=1,
         execution_time_predictor=predictor,
     )
-    for request in running:
-        scheduler.allocate(request.id, _blocks(request, limits.block_size))
-    scheduler._preempted_requests = list(running)  # Sarathi keeps its running requests here
-    scheduler._request_queue = list(queued)
-    return scheduler
 
 
-def _take_back_slack(scheduler: Any, population: Population) -> None:
-    """Leave the scheduler the engine's blocks, or those that it has given out if they are more.
-
-    Reserving whole prompts and sharing none, Vidur may count more than the engine does.
-    """
-    held = population.num_free_blocks + sum(seq.num_blocks for seq in population.running)
-    scheduler._cache_config.num_blocks = max(held, scheduler.num_allocated_blocks)
+def _fill(scheduler: Any, requests: list[Any], num_running: int, num_free_blocks: int) -> None:
+    """Make a stock scheduler one that has come to hold these requests."""
+    cache = scheduler._cache_config
+    running = requests[:num_running]
+    blocks = [_blocks(request, cache.block_size) for request in running]
+    cache.num_blocks = sum(blocks) + num_free_blocks
+    for request, num_blocks in zip(running, blocks, strict=True):
+        scheduler.allocate(request.id, num_blocks)
+    scheduler._preempted_requests = running  # Sarathi keeps its running requests here
+    scheduler._request_queue = requests[num_running:]
 
 
 def _blocks(request: Any, block_size: int) -> int:
@@ -198,22 +176,28 @@ def _blocks(request: Any, block_size: int) -> int:
     return int(-(-tokens // block_size))
 
 
-def _vidur_request(sequence: SimulatedSequence, order: int, *, is_running: bool) -> Any:
+def _queue_position(state: Loaded, limits: EngineLimits, priority: int) -> int:
+    """Where among the rows a request that arrives now is put."""
+    rows, num_running = state.engine.rows, state.engine.num_running
+    if limits.scheduling_policy == "fcfs":
+        return len(rows)
+    return num_running + int((rows[num_running:, PRIORITY] <= priority).sum())
+
+
+def _vidur_request(row: Sequence[int], order: int, *, is_running: bool) -> Any:
     """A Vidur request in the middle of its life; ``order`` stands for its arrival time.
 
     After a prefill Vidur counts the first output token as processed. A sequence that was preempted
     has to process its generated tokens again, as part of its prefill.
     """
-    generated = sequence.num_tokens - sequence.num_prompt_tokens
-    is_computed = sequence.num_computed_tokens >= sequence.num_tokens - 1
-    decoding = is_running and generated > 0 and is_computed
-    if decoding:
-        request = Request(order, sequence.num_prompt_tokens, generated + sequence.remaining_tokens)
-        request._num_processed_tokens = sequence.num_tokens
+    tokens, computed, prompt, remaining = row[TOKENS], row[COMPUTED], row[PROMPT], row[REMAINING]
+    if is_running and tokens > prompt and computed == tokens - 1:
+        request = Request(order, prompt, tokens - prompt + remaining)
+        request._num_processed_tokens = tokens
         request._prefill_completed_at = -1.0
         request._is_prefill_complete = True
     else:
-        request = Request(order, sequence.num_tokens, sequence.remaining_tokens)
-        request._num_processed_tokens = min(sequence.num_computed_tokens, sequence.num_tokens - 1)
+        request = Request(order, tokens, remaining)
+        request._num_processed_tokens = min(computed, tokens - 1)
     request._is_prefill_stage_complete = True  # asserted where a prefill ends
     return request
