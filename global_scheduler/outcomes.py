@@ -14,8 +14,8 @@ from wire.prediction import EndedRequest
 
 MOST_WAITING = 1_000
 """Per unit; the oldest fall out. A sidecar that is away so long has nothing to compare with."""
-MOST_IN_A_CALL = 200
-"""About 20 kB; the rest goes along with the calls that follow."""
+MOST_IN_A_CALL = 100
+"""About 10 kB; the rest goes along with the calls that follow."""
 
 
 class Outcomes:

@@ -11,13 +11,13 @@ What is learnt is the *model's* residual, kept apart from the error of the lengt
   ``ttft + tpot * (num_output_tokens - 1)``. An answer twice as long as expected thus says nothing
   about the engine.
 
-Each residual is a line, ``factor * raw + added_ms``, bounded, by load region (``regions.py``); a
-region with few observations leans on the line through all of them (``residual.py``). Until there
-are enough, predictions pass unchanged.
+Each residual is a line, ``factor * raw + added_ms``, bounded, by load region (``regions.py``),
+fitted robustly to the last observations (``residual.py``); a region with few of them leans on the
+line through all. Until there are enough, predictions pass unchanged.
 
 p50 and p90 start from the backend's, which hold the spread of the length distribution. The line is
-applied, and the result is multiplied by the ratio that would have made it right for 50 and 90 of
-the last 100 requests (conformalised quantile regression, Romano et al. 2019). The ratios compare
+applied, and the result is multiplied by the ratio that would have made it right for 50 and 90 in
+100 of the last requests (conformalised quantile regression, Romano et al. 2019). The ratios compare
 with the whole observed latency: for E2E they hold the estimate's error, too.
 
 Drift is a lasting error after correction (``drift.py``). When it is found, what was learnt before

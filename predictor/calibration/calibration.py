@@ -58,11 +58,9 @@ class Calibration:
             return raw
         region = region_of(raw)
         known = self._remember(raw, region)
-        ttft, tpot, e2e = (
-            self._ttft.corrections[region],
-            self._tpot.corrections[region],
-            self._e2e.corrections[region],
-        )
+        ttft = self._ttft.corrections[region]
+        tpot = self._tpot.corrections[region]
+        e2e = self._e2e.corrections[region]
         ttft_ms = ttft.mean_ms(raw.ttft_ms)
         ttft_p50_ms = ttft.p50_ms(known.ttft_p50)
         ttft_p90_ms = max(ttft_p50_ms, ttft.p90_ms(known.ttft_p90))
@@ -96,7 +94,10 @@ class Calibration:
             elif not _is_credible(request):
                 self._num_refused += 1
             else:
-                self._learn(raw, request, now_s)
+                self._note(raw, request, now_s)
+        for learner in (self._ttft, self._tpot, self._e2e):
+            if learner.refit():
+                break  # the next one with the next call: predictions wait meanwhile
 
     def figures(self) -> CalibrationFigures:
         """How well the corrected predictions fared lately."""
@@ -128,7 +129,7 @@ class Calibration:
             self._waiting.popitem(last=False)
         return known
 
-    def _learn(self, raw: _Raw, ended: EndedRequest, now_s: float) -> None:
+    def _note(self, raw: _Raw, ended: EndedRequest, now_s: float) -> None:
         """Give each latency that the request shows to its learner."""
         if ended.ttft_ms is not None:
             ttft = Sample(raw.ttft, raw.ttft_p50, raw.ttft_p90, ended.ttft_ms)

@@ -21,6 +21,9 @@ LEAST_SAMPLES = 16
 LEAST_IN_REGION = 8
 
 
+_FORGOTTEN = -1
+
+
 class _Outcome(NamedTuple):
     """One corrected prediction and what came of it."""
 
@@ -33,27 +36,30 @@ class _Window:
     """The last samples of a region with their numbers."""
 
     def __init__(self) -> None:
+        self.num_kept = 0
         self.num_new = 0
         """Samples since the region was last fitted."""
         self._rows = np.empty((WINDOW, len(Sample._fields)))
-        self._numbers = np.full(WINDOW, -1)
+        self._numbers = np.full(WINDOW, _FORGOTTEN)
         self._next = 0
 
-    @property
-    def num_kept(self) -> int:
-        return int(np.count_nonzero(self._numbers >= 0))
-
     def add(self, number: int, sample: Sample) -> None:
+        self.num_kept += int(self._numbers[self._next] == _FORGOTTEN)
+        self.num_new += 1
         self._rows[self._next] = sample
         self._numbers[self._next] = number
         self._next = (self._next + 1) % WINDOW
-        self.num_new += 1
 
     def forget_before(self, number: int) -> None:
-        self._numbers[self._numbers < number] = -1
+        self._numbers[self._numbers < number] = _FORGOTTEN
+        self.num_kept = int(np.count_nonzero(self._numbers != _FORGOTTEN))
 
     def samples(self) -> NDArray[np.float64]:
-        return self._rows[self._numbers >= 0]
+        return self._rows[self._numbers != _FORGOTTEN]
+
+    def is_due(self) -> bool:
+        """An eighth of the samples is new, or the first of them."""
+        return self.num_new > self.num_kept // 8
 
 
 class LatencyLearner:
@@ -69,18 +75,38 @@ class LatencyLearner:
         """False until there are enough samples, and again after a drift."""
 
     def observe(self, region: Region, sample: Sample, now_s: float) -> None:
-        """Learn from one request."""
+        """Note one request; corrections change with ``refit`` only."""
         self._num_samples += 1
-        correction, window = self.corrections[region], self._windows[region]
+        correction = self.corrections[region]
         corrected_ms = correction.mean_ms(sample.reference_ms)
         is_within_p90 = sample.observed_ms <= _upper_ms(correction, sample)
         self._outcomes.append(_Outcome(corrected_ms / sample.observed_ms - 1.0, is_within_p90))
-        window.add(self._num_samples, sample)
+        self._windows[region].add(self._num_samples, sample)
         if self._is_settled:
             error = math.log(sample.observed_ms / corrected_ms) / correction.spread
             self._watch(error, now_s)
-        if not self._is_settled or window.num_new > window.num_kept // 8:
-            self._refit(region)
+
+    def refit(self) -> bool:
+        """Fit one region anew if its samples have changed enough; False if there is none.
+
+        One at a time, for predictions wait meanwhile (about half a millisecond); another region
+        leans on the new general correction when it is its turn.
+        """
+        due = [region for region, window in self._windows.items() if window.is_due()]
+        if not due or sum(window.num_kept for window in self._windows.values()) < LEAST_SAMPLES:
+            return False
+        samples = {region: window.samples() for region, window in self._windows.items()}
+        general = fit(np.concatenate(list(samples.values())))
+        for region, own in samples.items():
+            if len(own) < LEAST_IN_REGION:
+                self.corrections[region] = general
+            elif region == due[0] or not self._is_settled:
+                self.corrections[region] = fit(own, general)
+            else:
+                continue
+            self._windows[region].num_new = 0
+        self._is_settled = True
+        return True
 
     def figures(self, now_s: float) -> LatencyFigures:
         """For metrics."""
@@ -106,22 +132,6 @@ class LatencyLearner:
             self._is_settled = False
             for window in self._windows.values():
                 window.forget_before(began)
-
-    def _refit(self, region: Region) -> None:
-        """Only the region just observed; another leans on the new general correction when it is
-        its turn, for a refit of all would hold up the predictions of its moment."""
-        in_region = {each: window.samples() for each, window in self._windows.items()}
-        everything = np.concatenate(list(in_region.values()))
-        if len(everything) < LEAST_SAMPLES:
-            return
-        general = fit(everything)
-        for each, own in in_region.items():
-            if len(own) < LEAST_IN_REGION:
-                self.corrections[each] = general
-            elif each == region or not self._is_settled:
-                self.corrections[each] = fit(own, general)
-                self._windows[each].num_new = 0
-        self._is_settled = True
 
 
 def _upper_ms(correction: Correction, sample: Sample) -> float:
