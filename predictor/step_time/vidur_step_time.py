@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from predictor.step_time import roofline
 from predictor.step_time.base import BatchShape
 from predictor.step_time.gpus import Gpu
+from predictor.step_time.least_squares import Floats
 from predictor.step_time.table import CHUNK_STRIDE, StepTable, step_table
 from predictor.step_time.vidur_tables import (
     TOKEN_STRIDE,
@@ -63,12 +63,9 @@ class VidurStepTime:
         """See ``StepTimeModel``: linear operators by tokens, attention in the two grids."""
         scale = self.model.num_layers / 1e3
         contexts = range(0, self.model.max_model_len + 2 * self.granularity, self.granularity)
-        by_stride = [
-            self._tokens_ms(tokens) for tokens in range(0, max_tokens + TOKEN_STRIDE, TOKEN_STRIDE)
-        ]
-        rounded_up = -(-np.arange(max_tokens + 1) // TOKEN_STRIDE)
-        token_s = np.array(by_stride)[rounded_up] * scale
-        token_s[0] = 0.0
+        token_s: Floats = np.zeros(max_tokens + 1)
+        for first in range(1, max_tokens + 1, TOKEN_STRIDE):
+            token_s[first : first + TOKEN_STRIDE] = self._tokens_ms(first) * scale
         chunks = range(0, round_up(max_tokens, CHUNK_STRIDE) + 1, CHUNK_STRIDE)
         return step_table(
             token_s,
@@ -109,5 +106,5 @@ def _equal_chunks(shape: BatchShape) -> list[tuple[int, int]]:
 
 def _grid(
     time_ms: Callable[[int, int], float], rows: Sequence[int], columns: Sequence[int]
-) -> NDArray[np.float64]:
+) -> Floats:
     return np.array([[time_ms(row, column) for column in columns] for row in rows])
