@@ -33,6 +33,13 @@ class InFlight:
     first_token_at_s: float | None = None
 
 
+_FROM_NOW = (
+    *("queue_ms", "ttft_ms", "ttft_p50_ms", "ttft_p90_ms"),
+    *("e2e_ms", "e2e_p50_ms", "e2e_p90_ms"),
+)
+"""A prediction's latencies that begin with the request."""
+
+
 class Ledger:
     """Requests in flight. Entries are made at the moment of a decision, before any await, so that
     the next decision of a burst already counts them."""
@@ -91,9 +98,7 @@ class Ledger:
         num_tokens = sum(e.num_prompt_tokens + e.expected_output_tokens for e in later)
         return msgspec.structs.replace(
             prediction,
-            queue_ms=prediction.queue_ms + delay_ms,
-            ttft_ms=prediction.ttft_ms + delay_ms,
-            e2e_ms=prediction.e2e_ms + delay_ms,
+            **{name: getattr(prediction, name) + delay_ms for name in _FROM_NOW},
             num_waiting=prediction.num_waiting + len(later),
             num_unprocessed_tokens=prediction.num_unprocessed_tokens + round(num_tokens),
         )

@@ -80,8 +80,10 @@ def test_an_answer_is_corrected_for_what_was_sent_since_it_was_asked() -> None:
     ledger, unit = Ledger(lambda: 5.0), Unit("a", "http://h")
     ledger.sent(unit, _entry("before", 1.0))
     ledger.sent(unit, _entry("after", 3.0))
-    corrected = ledger.correct(prediction(ttft_ms=100.0, e2e_ms=900.0), unit, asked_at_s=2.99)
+    answer = prediction(ttft_ms=100.0, ttft_p90_ms=120.0, e2e_ms=900.0)
+    corrected = ledger.correct(answer, unit, asked_at_s=2.99)
     assert corrected.ttft_ms == pytest.approx(100.0 + 2010.0 + 30.0)
+    assert corrected.ttft_p90_ms == pytest.approx(120.0 + 2010.0 + 30.0)
     assert corrected.e2e_ms == pytest.approx(900.0 + 2010.0 + 30.0)
     assert corrected.num_waiting == 1
     assert corrected.num_unprocessed_tokens == 150
