@@ -2,71 +2,47 @@
 
 from __future__ import annotations
 
-import logging
+import importlib
 import sys
-from collections.abc import Callable
-
-import uvicorn
-from pydantic import ValidationError
-from pydantic_settings import CliApp
-
-from predictor.app import create_app
-from predictor.errors import ConfigurationError
-from predictor.settings import ServeSettings
-from wire.model_config import ConfigError
 
 USAGE = """usage: python -m predictor COMMAND [OPTIONS]
 
 Predicts what a request would meet on one vLLM server.
 
-commands:
-  serve    answer predictions over HTTP, next to a vLLM server (serve --help lists its options)
+commands (COMMAND --help lists the options of each):
+  serve    answer predictions over HTTP, next to a vLLM server
+  whatif   answer a question from files: a snapshot and a request
+  record   record snapshots of a live engine
+  profile  measure, import or print step times
 
-example:
+examples:
   python -m predictor serve --port 8101 --engine-url http://127.0.0.1:8001 --engine-id unit-1 \\
       --model-config config/llama_config.json --gpu A30
+  python -m predictor record --snapshot shm:unit-1 --out snapshot.json
+  python -m predictor whatif --snapshot snapshot.json --request request.json
 """
+
+COMMANDS = {
+    "serve": "predictor.serve_command",
+    "whatif": "predictor.whatif_command",
+    "record": "predictor.record_command",
+    "profile": "predictor.profile_command",
+}
+"""Modules with a ``main(arguments) -> exit status``. Imported when called for: each has other heavy
+imports, of which the others need none."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; 2 for a command line or configuration that cannot be used."""
-    commands: dict[str, Callable[[list[str]], int]] = {"serve": serve}
+    """Run a command; 2 for a command line, file or setting that cannot be used."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    command = commands.get(arguments[0])
-    if command is None:
+    module = COMMANDS.get(arguments[0])
+    if module is None:
         print(f"error: no command {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         return 2
-    return command(arguments[1:])
-
-
-def serve(arguments: list[str]) -> int:
-    """Answer predictions until told to stop."""
-    try:
-        settings = CliApp.run(ServeSettings, cli_args=arguments)
-        app = create_app(settings)
-    except ValidationError as error:
-        for item in error.errors():
-            flag = "--" + "-".join(str(part) for part in item["loc"]).replace("_", "-")
-            got = "" if item["type"] == "missing" else f" (got {item['input']!r})"
-            print(f"error: {flag}: {item['msg']}{got}", file=sys.stderr)
-        return 2
-    except (ConfigError, ConfigurationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        access_log=False,
-        timeout_graceful_shutdown=2,
-    )
-    return 0
+    status: int = importlib.import_module(module).main(arguments[1:])
+    return status
 
 
 if __name__ == "__main__":
