@@ -8,9 +8,9 @@ of earlier steps fade. What holds it together:
   that whatever the engine has not shown yet keeps a sensible time.
 * Steps with a prefill fade only with further steps of their kind: thousands of decodes in a row do
   not wash out what prefills cost.
-* A time far from the expected one counts only as if it were at the edge of what is credible. If
-  most of the last steps of a kind were as far off, the engine has changed: what that kind had
-  taught is dropped for those last steps, and the prior is scaled to them.
+* A time far from the expected one counts only as if it were at the edge of what noise explains. If
+  most of the last steps of a kind were far off, the engine has changed: what that kind had taught
+  is dropped for those last steps, and the prior is scaled to them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ PRIOR_STEPS = 5.0
 WINDOW = 1000
 """Steps over which the figures run."""
 _RECENT = 50
+_EDGE = 1.25
+"""Times count as if they were at most this multiple of the expected one, or its reciprocal."""
 _CREDIBLE = 1.5
-"""Times between this multiple of the expected one and its reciprocal are taken as they are."""
+"""When half of the last steps are further off than this multiple, the engine has changed."""
 _FEW = 5
 """Steps that are too few to tell an engine that has changed from a hiccup."""
 
@@ -73,7 +75,7 @@ class _Memory:
 
     def add(self, step: _Step) -> None:
         self.last.append(step)
-        least, most = step.expected_s / _CREDIBLE, step.expected_s * _CREDIBLE
+        least, most = step.expected_s / _EDGE, step.expected_s * _EDGE
         self._add(step.batch / min(max(step.duration_s, least), most))
 
     def is_off(self) -> bool:

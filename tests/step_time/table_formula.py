@@ -45,7 +45,7 @@ def random_shapes(
         decodes = rng.choice([0, 1, rng.randint(0, max_seqs - 4)])
         budget = max_tokens - decodes
         prefills = []
-        for _ in range(rng.choice([0, 1, 1, 4])):
+        for _ in range(rng.choice([0, 1, 1, 4]) if decodes else 1):
             tokens = rng.randint(2, max(2, budget // 4))
             prefills.append((tokens, rng.randint(0, max_context - tokens)))
         contexts = [rng.randint(1, max_context - 1) for _ in range(decodes)]
