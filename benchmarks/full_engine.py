@@ -36,13 +36,20 @@ LIMITS = EngineLimits(
     block_size=16,
     num_gpu_blocks=6800,
 )
+"""Those of Llama-2-7B on an A100 with 80 GB."""
+
+
+def quantiles(num_output_tokens: float) -> dict[str, float]:
+    """A length distribution as an estimator may give it."""
+    factors = {"0.1": 0.3, "0.25": 0.6, "0.5": 1.0, "0.75": 1.6, "0.9": 2.3}
+    return {probability: num_output_tokens * factor for probability, factor in factors.items()}
 
 
 @dataclass(slots=True)
 class _Request:
     state: SequenceState
     num_output_tokens: int
-    """In the end; the sidecar is told quantiles around it."""
+    """In the end."""
     sent_at: float
     first_token_at: float | None = None
 
@@ -50,9 +57,15 @@ class _Request:
 class FullEngine:
     """One engine and what its gateway has sent to it."""
 
-    def __init__(self, engine_id: str, num_running: int, num_waiting: int, seed: int) -> None:
-        """Publishes under ``engine_id`` once ``run`` runs."""
+    def __init__(
+        self, engine_id: str, num_running: int, num_waiting: int, seed: int, *, has_quantiles: bool
+    ) -> None:
+        """Publishes under ``engine_id``, at each step.
+
+        With ``has_quantiles`` its gateway knows length distributions, else expected lengths.
+        """
         self._rng = random.Random(seed)
+        self._has_quantiles = has_quantiles
         self._engine_id = engine_id
         self._publisher = SnapshotPublisher(engine_id)
         self._numbers = itertools.count()
@@ -155,6 +168,7 @@ class FullEngine:
             expected_output_tokens=float(request.num_output_tokens),
             sent_age_ms=(now - request.sent_at) * 1e3,
             has_first_token=first is not None,
+            quantiles=quantiles(request.num_output_tokens) if self._has_quantiles else None,
             max_tokens=state.max_tokens,
             num_output_tokens=state.num_tokens - state.num_prompt_tokens,
             first_token_age_ms=None if first is None else (now - first) * 1e3,

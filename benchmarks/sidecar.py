@@ -28,7 +28,7 @@ import aiohttp
 import msgspec
 import uvloop
 
-from benchmarks.full_engine import FullEngine
+from benchmarks.full_engine import FullEngine, quantiles
 from benchmarks.http_load import LoadResult, closed_loop
 from benchmarks.processes import Child, free_port, pin
 from wire.prediction import PredictBatchRequest, PredictRequest
@@ -61,12 +61,11 @@ def _bodies(
 
     def question() -> PredictRequest:
         output = rng.uniform(20, 900)
-        quantiles = {"0.1": output / 3, "0.5": output, "0.9": output * 2.2}
         return PredictRequest(
             request_id=f"q{next(numbers)}",
             num_prompt_tokens=rng.randint(20, 900),
             expected_output_tokens=None if has_quantiles else output,
-            quantiles=quantiles if has_quantiles else None,
+            quantiles=quantiles(output) if has_quantiles else None,
         )
 
     def body() -> bytes:
@@ -114,9 +113,11 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run the benchmark; the result is the JSON object that ``main`` prints."""
     cores = pin(os.getpid(), 0)
     engine_id, port = f"benchmark-{uuid.uuid4().hex}", free_port()
-    engine = FullEngine(engine_id, NUM_RUNNING, NUM_WAITING, seed=0)
+    engine = FullEngine(
+        engine_id, NUM_RUNNING, NUM_WAITING, seed=0, has_quantiles=arguments.quantiles
+    )
     command = [
-        *(sys.executable, "-m", "predictor", "serve", f"--port={port}", "--gpu=A30"),
+        *(sys.executable, "-m", "predictor", "serve", f"--port={port}", "--gpu=A100-80G"),
         *(f"--model-config={MODEL_CONFIG}", f"--engine-id={engine_id}", "--state=plugin"),
         *("--log-level=warning", *arguments.options),
     ]

@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from predictor.questions import SingleQuestion
 from wire.openai_errors import ErrorBody
 from wire.prediction import (
+    BacklogPrediction,
+    BacklogRequest,
     PredictBatchRequest,
     PredictBatchResponse,
     Prediction,
@@ -27,6 +29,11 @@ _PATHS: dict[str, tuple[str, type, type]] = {
         "What would each of some requests meet if it alone came?",
         PredictBatchRequest,
         PredictBatchResponse,
+    ),
+    "/predict/backlog": (
+        "How long would the engine work if all of these requests came now?",
+        BacklogRequest,
+        BacklogPrediction,
     ),
 }
 

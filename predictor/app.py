@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
-import msgspec
-from fastapi import FastAPI, Request, Response
+import anyio
+from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from predictor.api_description import describe
-from predictor.data_path import DataPath, error_answer
-from predictor.errors import PredictorError
+from predictor.accuracy_metrics import CalibrationMetrics, StepTimeMetrics
+from predictor.calibration import Calibration
+from predictor.control import control_app
+from predictor.data_path import DataPath
+from predictor.learning import LiveStepTime, StepTimeLearner
 from predictor.metrics import SidecarMetrics
 from predictor.populations import Populations
 from predictor.service import PredictionService
 from predictor.settings import ServeSettings
-from predictor.setup import backend_loader, state_selector
+from predictor.setup import make_backend, make_step_time
 from predictor.state.metrics import limits_of
+from predictor.state.plugin import PluginStateSource
+from predictor.state.select import make_selector
 from predictor.step_time.gpus import find_gpu
 from predictor.step_time.roofline import num_gpu_blocks
 from predictor.turns import Turns
 from wire.model_config import load_model_config
-from wire.snapshot import EngineLimits
 
 logger = logging.getLogger(__name__)
-
-JSON = "application/json"
 
 
 class App:
@@ -41,22 +42,52 @@ class App:
         gpu = find_gpu(settings.gpu)
         blocks = num_gpu_blocks(model, gpu)
         self._limits = limits_of(model, blocks)
-        self._metrics = SidecarMetrics()
+        metrics = SidecarMetrics()
+        step_time = LiveStepTime(
+            make_step_time(model, gpu, settings.profile), settings.profile or "roofline"
+        )
+        snapshot_address = settings.snapshot or f"shm:{settings.engine_id}"
+        calibration = Calibration(time.monotonic) if settings.calibrate else None
         self._service = PredictionService(
-            selector=state_selector(settings, model, blocks, clock),
-            load_backend=backend_loader(settings, model, gpu),
-            metrics=self._metrics,
+            selector=make_selector(
+                settings.state,
+                snapshot_address=snapshot_address,
+                engine_url=settings.engine_url,
+                engine_id=settings.engine_id,
+                model=model,
+                num_gpu_blocks=blocks,
+                step_time=step_time,
+                clock=clock,
+                stale_after_s=settings.max_state_age_s,
+            ),
+            load_backend=partial(
+                make_backend, settings.backend, settings.rules, model, gpu, settings.profile
+            ),
+            metrics=metrics,
             populations=Populations(settings.default_output_tokens, clock),
             turns=Turns(settings.max_waiting, time.monotonic),
+            calibration=calibration,
             timer=time.monotonic,
         )
+        if calibration is not None:
+            metrics.registry.register(CalibrationMetrics(calibration))
+        self._learner: StepTimeLearner | None = None
+        if settings.learn and settings.backend == "fast" and settings.state in ("auto", "plugin"):
+            self._learner = StepTimeLearner(
+                PluginStateSource(snapshot_address),
+                step_time,
+                model,
+                self._service.use_step_time,
+                time.monotonic,
+            )
+            metrics.registry.register(StepTimeMetrics(self._learner.figures))
         self._data_path = DataPath(
             self._service,
-            self._metrics,
+            metrics,
             max_body_bytes=settings.max_body_bytes,
             max_questions=settings.max_questions,
         )
-        self._control = _control(self._service, self._metrics, self._limits)
+        self._control = control_app(self._service, metrics, step_time, self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -64,6 +95,24 @@ class App:
             await self._data_path(scope, receive, send)
         else:
             await self._control(scope, receive, send)
+
+    @asynccontextmanager
+    async def _lifespan(self, control: FastAPI) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_logged, self._warm_up, "the backend cannot be loaded: not ready")
+            if self._learner is not None:
+                tasks.start_soon(_logged, self._learner.run, "step times are learnt no more")
+            try:
+                yield
+            finally:
+                tasks.cancel_scope.cancel()
+        await self._service.close()
+
+    async def _warm_up(self) -> None:
+        await self._service.warm_up(self._limits)
+        # What is there now stays; looking through it at each collection would delay answers.
+        gc.collect()
+        gc.freeze()
 
 
 def create_app(settings: ServeSettings, clock: Callable[[], float] = time.time) -> App:
@@ -75,66 +124,9 @@ def create_app(settings: ServeSettings, clock: Callable[[], float] = time.time) 
     return App(settings, clock)
 
 
-def _control(service: PredictionService, metrics: SidecarMetrics, limits: EngineLimits) -> FastAPI:
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        warm_up = asyncio.create_task(_warm_up(service, limits))
-        warm_up.add_done_callback(_log_failure)
-        try:
-            yield
-        finally:
-            warm_up.cancel()
-            await service.close()
-
-    app = FastAPI(
-        title="Astrolabe predictor",
-        summary="What would happen to a request that this engine got now?",
-        lifespan=lifespan,
-    )
-
-    async def answer_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, PredictorError)
-        status, body = error_answer(error, metrics, request.url.path)
-        return Response(body, status, media_type=JSON)
-
-    app.add_exception_handler(PredictorError, answer_error)
-    _add_observation(app, service, metrics)
-    describe(app)
-    return app
-
-
-def _add_observation(app: FastAPI, service: PredictionService, metrics: SidecarMetrics) -> None:
-    @app.get("/state")
-    async def state() -> Response:
-        """The engine's state as the next question would find it."""
-        found = await service.read_state()
-        shown = {"source": found.source, "age_ms": found.age_ms, "snapshot": found.snapshot}
-        return Response(msgspec.json.encode(shown), media_type=JSON)
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        """The process is alive."""
-        return {"status": "ok"}
-
-    @app.get("/ready")
-    async def ready() -> dict[str, str]:
-        """The backend is loaded and the engine's state can be read."""
-        found = await service.check_ready()
-        return {"status": "ready", "source": found.source}
-
-    @app.get("/metrics")
-    async def scrape() -> Response:
-        """Prometheus text."""
-        return Response(metrics.scrape(), media_type="text/plain; version=0.0.4")
-
-
-async def _warm_up(service: PredictionService, limits: EngineLimits) -> None:
-    await service.warm_up(limits)
-    # What is there now stays; looking through it at each collection would only delay answers.
-    gc.collect()
-    gc.freeze()
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        logger.error("the backend cannot be loaded, /ready stays 503", exc_info=error)
+async def _logged(run: Callable[[], Awaitable[None]], consequence: str) -> None:
+    """Whatever goes wrong in the background, the sidecar lives on."""
+    try:
+        await run()
+    except Exception:
+        logger.exception("%s", consequence)

@@ -24,13 +24,15 @@ from predictor.errors import (
     StateUnavailable,
 )
 from predictor.metrics import SidecarMetrics
-from predictor.questions import read_batch, read_single
+from predictor.questions import read_backlog, read_batch, read_single
 from predictor.service import PredictionService
 from wire.openai_errors import encode_error
-from wire.prediction import PredictBatchResponse, Prediction
+from wire.prediction import BacklogPrediction, PredictBatchResponse, Prediction
 
 logger = logging.getLogger(__name__)
 
+MAX_BACKLOG = 10_000
+"""Requests in a backlog; a queue as long as this takes any engine minutes."""
 DEADLINE_HEADER = b"x-astrolabe-deadline-ms"
 
 STATUS_OF: dict[type[PredictorError], tuple[int, str]] = {
@@ -67,6 +69,7 @@ class DataPath:
         self._answerers: dict[str, _Answerer] = {
             "/predict": self._predict,
             "/predict/batch": self._predict_batch,
+            "/predict/backlog": self._predict_backlog,
         }
 
     def serves(self, path: str) -> bool:
@@ -108,6 +111,9 @@ class DataPath:
 
     async def _predict_batch(self, body: bytes, deadline_s: float | None) -> PredictBatchResponse:
         return await self._service.answer(read_batch(body, self._max_questions), deadline_s)
+
+    async def _predict_backlog(self, body: bytes, deadline_s: float | None) -> BacklogPrediction:
+        return await self._service.drain(read_backlog(body, MAX_BACKLOG), deadline_s)
 
     async def _body(self, receive: Receive) -> bytes:
         """The whole body, read no further than the limit."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from predictor.state.select import State
+
 _SECONDS = (
     0.0001,
     0.00025,
@@ -56,27 +58,33 @@ class SidecarMetrics:
             ["source"],
             registry=self.registry,
         )
+        self.stale_answers = Counter(
+            "astrolabe_predictor_stale_answers",
+            "Questions answered from a state older than the limit, of an engine with work to do.",
+            ["source"],
+            registry=self.registry,
+        )
         self.waiting_calls = Gauge(
             "astrolabe_predictor_waiting_calls",
             "Calls that wait for or are in the simulation.",
             registry=self.registry,
         )
 
-    def count_answers(
-        self, number: int, source: str, backend: str, age_ms: float, took_ms: float
-    ) -> None:
+    def count_answers(self, number: int, state: State, backend: str, took_ms: float) -> None:
         """A call was answered."""
-        key = (source, backend)
+        key = (state.source, backend)
         if key not in self._by_source:  # looking labels up costs more than counting
             self._by_source[key] = (
-                self.answers.labels(source, backend),
+                self.answers.labels(*key),
                 self.predict_seconds.labels(backend),
-                self.state_age_seconds.labels(source),
+                self.state_age_seconds.labels(state.source),
             )
         answers, predict_seconds, state_age_seconds = self._by_source[key]
         answers.inc(number)
         predict_seconds.observe(took_ms / 1e3)
-        state_age_seconds.set(age_ms / 1e3)
+        state_age_seconds.set(state.age_ms / 1e3)
+        if state.is_stale:
+            self.stale_answers.labels(state.source).inc(number)
 
     def scrape(self) -> bytes:
         """Prometheus text."""

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from predictor.backends.base import Answer, Backend
+from predictor.backends.base import Answer, Backend, BacklogAnswer
+from predictor.calibration import Calibration
 from predictor.errors import NotReady
 from predictor.metrics import SidecarMetrics
 from predictor.populations import Populations, Standing
 from predictor.questions import to_newcomer
 from predictor.state.select import State, StateSelector
+from predictor.step_time.base import StepTimeModel
 from predictor.turns import Turns
-from wire.prediction import PredictBatchRequest, PredictBatchResponse, Prediction, PredictRequest
+from wire.prediction import (
+    BacklogItem,
+    BacklogPrediction,
+    BacklogRequest,
+    PredictBatchRequest,
+    PredictBatchResponse,
+    Prediction,
+    PredictRequest,
+)
 from wire.snapshot import EngineLimits
 
 NO_LATENCIES = Answer(
@@ -32,14 +42,19 @@ class PredictionService:
         metrics: SidecarMetrics,
         populations: Populations,
         turns: Turns,
+        calibration: Calibration | None,
         timer: Callable[[], float],
     ) -> None:
-        """``load_backend`` may take seconds; ``warm_up`` calls it. ``timer`` is monotonic."""
+        """``load_backend`` may take seconds; ``warm_up`` calls it. ``timer`` is monotonic.
+
+        Without a calibration latencies are answered as the backend gives them.
+        """
         self._selector = selector
         self._load_backend = load_backend
         self._metrics = metrics
         self._populations = populations
         self._turns = turns
+        self._calibration = calibration
         self._timer = timer
         self._backend: Backend | None = None
         metrics.waiting_calls.set_function(lambda: turns.num_waiting)
@@ -53,6 +68,11 @@ class PredictionService:
             return backend
 
         self._backend = await self._turns.load(load)
+
+    async def use_step_time(self, step_time: StepTimeModel) -> None:
+        """Let later what-ifs take their step times from this model."""
+        backend = self._loaded_backend()
+        await self._turns.load(lambda: backend.use_step_time(step_time))
 
     async def read_state(self) -> State:
         """The engine's state; raises StateUnavailable."""
@@ -87,13 +107,33 @@ class PredictionService:
             answers = await self._simulate(backend, standing, batch, until)
         name = "none" if backend is None else backend.name
         took_ms = (self._timer() - began) * 1e3
-        self._metrics.count_answers(len(answers), state.source, name, state.age_ms, took_ms)
-        return PredictBatchResponse(
-            predictions=[
-                _prediction(question, answer, standing, state, name, took_ms)
-                for question, answer in zip(batch.requests, answers, strict=True)
-            ]
-        )
+        self._metrics.count_answers(len(answers), state, name, took_ms)
+        predictions = [
+            _prediction(question, answer, standing, state, name, took_ms)
+            for question, answer in zip(batch.requests, answers, strict=True)
+        ]
+        if self._calibration is not None:
+            # Only now that nothing can fail: of a failed call the asker tells the outcomes again.
+            self._calibration.observe(batch.ended)
+            predictions = [self._calibration.calibrate(raw) for raw in predictions]
+        return PredictBatchResponse(predictions=predictions)
+
+    async def drain(
+        self, backlog: BacklogRequest, deadline_s: float | None = None
+    ) -> BacklogPrediction:
+        """How the engine would work off a backlog. Raises like ``answer``."""
+        began = self._timer()
+        backend = self._loaded_backend()
+        state = await self._selector.read(backlog.sent)
+        population = self._populations.find(state, backlog.sent or ()).population
+        newcomers = [to_newcomer(request, population.limits) for request in backlog.requests]
+        until = None if deadline_s is None else began + deadline_s
+        play = partial(backend.drain, population, newcomers)
+        # Played to its very end, which is never quick.
+        (answer,) = await self._turns.run([play], is_quick=False, until=until)
+        took_ms = (self._timer() - began) * 1e3
+        self._metrics.count_answers(len(newcomers), state, backend.name, took_ms)
+        return _backlog_prediction(backlog.requests, answer, state, took_ms)
 
     async def close(self) -> None:
         """Let the running what-if end and close the state sources."""
@@ -121,6 +161,11 @@ class PredictionService:
         return self._backend
 
 
+def _or_mean(quantile_s: float | None, mean_s: float) -> float:
+    """A length that is one number has no spread."""
+    return mean_s if quantile_s is None else quantile_s
+
+
 def _prediction(
     question: PredictRequest,
     answer: Answer,
@@ -136,17 +181,51 @@ def _prediction(
         ttft_ms=answer.ttft_s * 1e3,
         tpot_ms=answer.tpot_s * 1e3,
         e2e_ms=answer.e2e_s * 1e3,
+        ttft_p50_ms=answer.ttft_s * 1e3,
+        ttft_p90_ms=answer.ttft_s * 1e3,
+        tpot_p50_ms=_or_mean(answer.tpot_p50_s, answer.tpot_s) * 1e3,
+        tpot_p90_ms=_or_mean(answer.tpot_p90_s, answer.tpot_s) * 1e3,
+        e2e_p50_ms=_or_mean(answer.e2e_p50_s, answer.e2e_s) * 1e3,
+        e2e_p90_ms=_or_mean(answer.e2e_p90_s, answer.e2e_s) * 1e3,
         added_delay_others_ms=answer.added_delay_others_s * 1e3,
+        max_added_delay_ms=answer.max_added_delay_s * 1e3,
+        added_gap_ms=answer.added_gap_s * 1e3,
+        num_slo_broken=answer.num_slo_broken,
         kv_blocks_free=population.num_free_blocks,
         kv_blocks_total=population.limits.num_gpu_blocks,
         kv_blocks_wanted=standing.kv_blocks_wanted,
         num_running=len(population.running),
         num_waiting=len(population.waiting),
         num_preempted=answer.num_preempted,
+        num_own_preemptions=answer.num_own_preemptions,
         num_unprocessed_tokens=standing.num_unprocessed_tokens,
         state_source=state.source,
         state_age_ms=state.age_ms,
         state_is_stale=state.is_stale,
         backend=backend,
+        time_to_predict_ms=took_ms,
+    )
+
+
+def _backlog_prediction(
+    requests: Sequence[PredictRequest], answer: BacklogAnswer, state: State, took_ms: float
+) -> BacklogPrediction:
+    return BacklogPrediction(
+        requests=[
+            BacklogItem(
+                request_id=request.request_id,
+                queue_ms=met.queue_s * 1e3,
+                ttft_ms=met.ttft_s * 1e3,
+                tpot_ms=met.tpot_s * 1e3,
+                e2e_ms=met.e2e_s * 1e3,
+            )
+            for request, met in zip(requests, answer.requests, strict=True)
+        ],
+        drain_ms=answer.drain_s * 1e3,
+        added_delay_others_ms=answer.added_delay_others_s * 1e3,
+        num_slo_broken=answer.num_slo_broken,
+        state_source=state.source,
+        state_age_ms=state.age_ms,
+        state_is_stale=state.is_stale,
         time_to_predict_ms=took_ms,
     )

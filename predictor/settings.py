@@ -10,6 +10,11 @@ from typing import Literal
 from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from predictor.state.select import STALE_AFTER_S, StateChoice
+
+BackendName = Literal["fast", "vidur"]
+Rules = Literal["vllm", "sarathi"]
+
 
 class ServeSettings(BaseSettings):
     """Serve what-if predictions for one vLLM server.
@@ -21,6 +26,7 @@ class ServeSettings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="ASTROLABE_PREDICTOR_",
         extra="forbid",
+        cli_implicit_flags=True,
         cli_kebab_case=True,
         cli_prog_name="python -m predictor serve",
         protected_namespaces=(),
@@ -47,15 +53,35 @@ class ServeSettings(BaseSettings):
         description="JSON file of the model: its architecture and the limits of vLLM's scheduler",
     )
     gpu: str = Field(description="the GPU's name, such as A30, A100-80G, H100 or CPU")
-    profile: Path | None = Field(
-        None,
-        description="folder with a measured Vidur profile (mlp.csv and attention.csv); without "
-        "one, step times come from the architecture and the GPU's data sheet",
+    backend: BackendName = Field(
+        "vidur",
+        description="what plays the engine forward: the compiled what-if, or stock Vidur, the "
+        "reference (pip install 'astrolabe-llm[vidur]')",
     )
-    state: Literal["auto", "plugin", "metrics"] = Field(
+    rules: Rules | None = Field(
+        None,
+        description="whose scheduler it plays: vllm (fast's default) or sarathi (Vidur's; its "
+        "only one)",
+    )
+    profile: str | None = Field(
+        None,
+        description="name or path of a step-time profile (python -m predictor profile makes them); "
+        "without one, step times start from the architecture and the GPU's data sheet",
+    )
+    learn: bool = Field(
+        True, description="learn step times from the engine's own steps, where its plug-in runs"
+    )
+    calibrate: bool = Field(
+        True, description="correct latencies by what the gateway tells of requests that have ended"
+    )
+    state: StateChoice = Field(
         "auto",
-        description="where the engine's state comes from: its plug-in, its /metrics (coarse), or "
-        "the best that works at the moment",
+        description="where the engine's state comes from: its plug-in, what the gateway has sent "
+        "to it (ledger), its /metrics (coarse), or the best that works at the moment",
+    )
+    max_state_age_s: PositiveFloat = Field(
+        STALE_AFTER_S,
+        description="older states of an engine with work to do are used but marked as stale",
     )
     snapshot: str | None = Field(
         None,

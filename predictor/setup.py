@@ -3,54 +3,49 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from pathlib import Path
 
 from predictor.backends.base import Backend
 from predictor.errors import ConfigurationError
-from predictor.settings import ServeSettings
-from predictor.state.base import StateSource
-from predictor.state.metrics import MetricsStateSource
-from predictor.state.plugin import PluginStateSource
-from predictor.state.select import StateSelector
+from predictor.settings import BackendName, Rules
+from predictor.step_time.base import StepTimeModel
 from predictor.step_time.gpus import Gpu
+from predictor.step_time.roofline import RooflineStepTime
 from predictor.step_time.vidur_profile import read_profile
+from predictor.step_time.vidur_step_time import VidurStepTime
 from predictor.step_time.vidur_tables import OperatorTimes, RooflineTimes
 from wire.model_config import ModelConfig
 
 
-def backend_loader(settings: ServeSettings, model: ModelConfig, gpu: Gpu) -> Callable[[], Backend]:
-    """What loads the backend; importing Vidur takes seconds, so that is left to the caller.
+def make_backend(
+    name: BackendName, rules: Rules | None, model: ModelConfig, gpu: Gpu, profile: str | None
+) -> Backend:
+    """The backend of that name; None are its own rules and the data sheet's step times.
+
+    Importing Vidur takes seconds and 200 MB, so that is done only where it is asked for.
 
     Raises:
         ConfigError: the profile cannot be used.
-        ConfigurationError: Vidur is not installed.
+        ConfigurationError: the backend has no such rules, or Vidur is not installed.
     """
+    if rules == "vllm":
+        raise ConfigurationError("--rules vllm: the backend vidur has sarathi's only")
     if importlib.util.find_spec("vidur") is None:
         raise ConfigurationError("Vidur is not installed: pip install 'astrolabe-llm[vidur]'")
+    from predictor.backends.vidur import VidurBackend
+
     times: OperatorTimes = RooflineTimes(model, gpu)
-    if settings.profile is not None:
-        times = read_profile(settings.profile, model)
-
-    def load() -> Backend:
-        # Some seconds and a hundred megabytes, which must not hold up the HTTP server's start.
-        from predictor.backends.vidur import VidurBackend
-
-        return VidurBackend(model, gpu, times)
-
-    return load
+    if profile is not None:
+        times = read_profile(Path(profile), model)
+    return VidurBackend(model, gpu, times)
 
 
-def state_selector(
-    settings: ServeSettings, model: ModelConfig, num_gpu_blocks: int, clock: Callable[[], float]
-) -> StateSelector:
-    """The state sources that the settings ask for, best first. Raises ConfigurationError."""
-    sources: list[StateSource] = []
-    if settings.state in ("auto", "plugin"):
-        sources.append(PluginStateSource(settings.snapshot or f"shm:{settings.engine_id}"))
-    if settings.state in ("auto", "metrics"):
-        sources.append(
-            MetricsStateSource(
-                settings.engine_url, model, settings.engine_id, num_gpu_blocks, clock
-            )
-        )
-    return StateSelector(sources, clock)
+def make_step_time(model: ModelConfig, gpu: Gpu, profile: str | None) -> StepTimeModel:
+    """The model that step times start from.
+
+    Raises:
+        ConfigError: the profile cannot be used.
+    """
+    if profile is None:
+        return RooflineStepTime(model, gpu)
+    return VidurStepTime(read_profile(Path(profile), model), model, gpu)

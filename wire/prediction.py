@@ -95,7 +95,8 @@ class BacklogRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What if the unit got all of these requests now, in this order?"""
 
     requests: list[PredictRequest]
-    sent: list[SentRequest] = []
+    sent: list[SentRequest] | None = None
+    """As in ``PredictBatchRequest``."""
 
 
 class Prediction(msgspec.Struct, kw_only=True):
