@@ -12,25 +12,29 @@ MAX_STEP_S = 600.0
 """No step takes as long; a record that says so is refused."""
 _MIN_STEP_S = 1e-6
 _MAX_COUNT = 10**7
+_REMEMBERED = 1024
+"""Far more than a snapshot holds."""
 
 
 class StepFeed:
-    """Takes each record once: every snapshot repeats the last steps of those before it."""
+    """Takes each record once: every snapshot repeats the last steps of those before it.
+
+    An engine that starts anew counts its steps from 0 again, at other times.
+    """
 
     def __init__(self) -> None:
         """Nothing seen yet."""
-        self._last_step = -1
+        self._seen: dict[tuple[int, float], None] = {}
         self.num_refused = 0
         """Records with impossible values so far."""
 
     def fresh(self, records: Sequence[StepRecord]) -> list[StepRecord]:
-        """The usable records that have not been seen; ``records`` are in the order of steps."""
-        if not records:
-            return []
-        if records[-1].step < self._last_step:  # the engine has started anew and counts from 0
-            self._last_step = -1
-        unseen = [record for record in records if record.step > self._last_step]
-        self._last_step = records[-1].step
+        """The usable ones among those that have not been seen."""
+        unseen = [r for r in records if (r.step, r.started_at) not in self._seen]
+        for record in unseen:
+            self._seen[record.step, record.started_at] = None
+        while len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
         usable = [record for record in unseen if is_usable(record)]
         self.num_refused += len(unseen) - len(usable)
         return usable
