@@ -112,7 +112,8 @@ def build_population(
     A sequence of the snapshot takes its expected output from the request in ``sent`` that it
     belongs to. A request that the snapshot does not know waits at the queue's end, oldest first,
     unless it has had its first token (then it has ended since) or is older than
-    ``max_unseen_age_ms`` (then it was lost). Under priority scheduling the queue is sorted.
+    ``max_unseen_age_ms`` (then it was lost, unless the snapshot leaves out the end of a long
+    queue). Under priority scheduling the queue is sorted.
     """
     by_id = {request.request_id: request for request in sent}
     unseen = dict(by_id)
@@ -129,10 +130,11 @@ def build_population(
 
     running = tuple([simulated(sequence) for sequence in snapshot.running])
     waiting = [simulated(sequence) for sequence in snapshot.waiting]
+    oldest_ms = math.inf if snapshot.num_waiting_left_out else max_unseen_age_ms
     waiting += [
         _unseen(request, limits, now)
         for request in sorted(unseen.values(), key=lambda request: -request.sent_age_ms)
-        if not request.has_first_token and request.sent_age_ms <= max_unseen_age_ms
+        if not request.has_first_token and request.sent_age_ms <= oldest_ms
     ]
     if limits.scheduling_policy == "priority":
         waiting.sort(key=lambda seq: seq.priority)

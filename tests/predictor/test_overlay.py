@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from predictor.overlay import MAX_UNSEEN_AGE_MS, build_population, newcomer, try_match
+from predictor.remaining import expected_remaining, length_points
 from tests.predictor.engines import NOW, limits, population, running, snapshot, waiting
-from wire.prediction import SentRequest
+from wire.prediction import SentRequest, Slo
 from wire.snapshot import BatchInFlight, SequenceState
 
 
@@ -53,6 +54,36 @@ def test_expected_output_stays_within_max_tokens() -> None:
     assert [seq.remaining_tokens for seq in found.running] == [10, 86]
 
 
+def test_a_distribution_tells_what_is_left_of_a_sequence() -> None:
+    """E[L | L > generated] - generated, rather than the mean less what there is."""
+    quantiles = {"0.5": 100.0, "0.9": 500.0}
+    state = snapshot(running("a", generated=10), running("b", generated=600))
+    requests = [sent(name, 1.0, quantiles=quantiles) for name in ("a", "b", "c")]
+    found = build_population(state, requests, NOW)
+    points = length_points(quantiles)
+    assert [seq.remaining_tokens for seq in (*found.running, *found.waiting)] == [
+        round(expected_remaining(points, generated, most))
+        for generated, most in ((10, 1000), (600, 1000), (0, 4036))
+    ]
+
+
+def test_bounds_and_goals_of_sequences() -> None:
+    """How much may still come, when it came, what it was promised, and since when."""
+    slo = Slo(ttft_ms=500.0, tpot_ms=50.0)
+    state = snapshot(msgspec.structs.replace(running("a"), arrival_time=NOW - 2), waiting("b"))
+    told = sent("a", slo=slo, sent_age_ms=2500.0, first_token_age_ms=1500.0)
+    unseen = sent("c", slo=slo, sent_age_ms=20.0, max_tokens=30)
+    found = build_population(state, [told, unseen], NOW)
+    (first,), (second, third) = found.running, found.waiting
+    assert (first.num_output_tokens, first.max_remaining_tokens) == (10, 990)
+    assert (first.slo, first.age_s, first.first_token_age_s) == (slo, 2.5, 1.5)
+    assert first.arrival_time == NOW - 2
+    assert (second.slo, second.age_s, second.first_token_age_s) == (None, 0.0, None)
+    assert (third.max_remaining_tokens, third.remaining_tokens) == (30, 30)
+    assert (third.slo, third.age_s, third.first_token_age_s) == (slo, 0.02, None)
+    assert third.arrival_time == pytest.approx(NOW - 0.02)
+
+
 def test_an_unseen_request_waits_at_the_end_of_the_queue() -> None:
     """The oldest first."""
     requests = [sent("young", sent_age_ms=1.0), sent("old", sent_age_ms=9.0)]
@@ -73,6 +104,13 @@ def test_an_unseen_request_that_is_too_old_was_lost() -> None:
     requests = [sent(f"a{age}", sent_age_ms=age) for age in ages]
     found = build_population(snapshot(), requests, NOW)
     assert [seq.request_id for seq in found.waiting] == [f"a{ages[0]}"]
+
+
+def test_an_old_request_may_wait_where_the_snapshot_does_not_reach() -> None:
+    """At the end of a queue that is too long for it."""
+    state = msgspec.structs.replace(snapshot(waiting("w")), num_waiting_left_out=3)
+    found = build_population(state, [sent("old", sent_age_ms=60_000.0)], NOW)
+    assert [seq.request_id for seq in found.waiting] == ["w", "old"]
 
 
 def test_a_known_request_is_not_counted_twice() -> None:
@@ -131,3 +169,25 @@ def test_a_newcomer_is_cut_to_what_fits() -> None:
     cut = newcomer("a", 100, 5000.0, limits(num_gpu_blocks=10))
     assert (cut.num_tokens, cut.remaining_tokens) == (100, 60)
     assert newcomer("a", 100, 500.0, limits(), max_tokens=7).remaining_tokens == 7
+
+
+def test_a_newcomers_hits_are_whole_blocks() -> None:
+    """One token at least is computed, and nothing is spared where nothing is cached."""
+    caching = limits(enable_prefix_caching=True)
+    computed = [
+        newcomer("a", 100, 50.0, caching, num_cached_tokens=cached).num_computed_tokens
+        for cached in (0, 15, 40, 96, 100, 5000)
+    ]
+    assert computed == [0, 0, 32, 96, 96, 96]
+    assert newcomer("a", 96, 50.0, caching, num_cached_tokens=96).num_computed_tokens == 80
+    assert newcomer("a", 100, 50.0, limits(), num_cached_tokens=96).num_computed_tokens == 0
+
+
+def test_a_newcomers_distribution_is_cut_to_the_room() -> None:
+    """Its expected length is that of the cut one; a single number has no quantiles."""
+    quantiles = {"0.9": 500.0, "0.5": 100.4}
+    found = newcomer("a", 100, None, limits(), max_tokens=300, quantiles=quantiles)
+    assert found.output_quantiles == ((0.5, 100), (0.9, 300))
+    assert found.max_remaining_tokens == 300
+    assert found.remaining_tokens == round(expected_remaining([(0.5, 100.4), (0.9, 500.0)], 0, 300))
+    assert newcomer("a", 100, 50.0, limits()).output_quantiles == ()
