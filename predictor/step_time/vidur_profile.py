@@ -3,7 +3,8 @@
 Stock Vidur trains random forests on such files and evaluates them on huge grids, which takes
 minutes. A profile is a grid already, so times are interpolated between its points instead: linearly
 over the number of tokens, and over the two nearest columns of the attention grid. Below the
-smallest point the smallest counts; above the largest, times go on rising as they did.
+smallest point the smallest counts; above the largest, times go on rising as they did. Points of a
+linear operator that cannot be true, because fewer tokens took far longer, are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import csv
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wire.model_config import ConfigError, ModelConfig
@@ -88,6 +89,8 @@ class ProfileTimes:
     """For each batch size, milliseconds over the mean context."""
     prefill_by_chunk: CurveFamily
     """For each chunk, milliseconds over the (query, key) pairs that it attends to."""
+    left_out: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Numbers of tokens whose times cannot be true, by operator."""
 
     def linear_ms(self, num_tokens: int) -> dict[str, float]:
         """See ``OperatorTimes``."""
@@ -123,10 +126,17 @@ def read_profile(folder: Path, model: ModelConfig) -> ProfileTimes:
     mlp_shape = shape | {"n_head": heads, "n_expanded_embd": model.intermediate_size}
     attention_shape = shape | {"n_q_head": heads, "block_size": model.block_size}
     decodes, prefills = _attention_curves(attention, _rows(attention, attention_shape))
+    measured = _linear_curves(mlp, list(_rows(mlp, mlp_shape)))
+    linear = {operator: _plausible(curve) for operator, curve in measured.items()}
+    left_out = {
+        operator: [int(x) for x in curve.xs if x not in linear[operator].xs]
+        for operator, curve in measured.items()
+    }
     return ProfileTimes(
-        linear=_linear_curves(mlp, list(_rows(mlp, mlp_shape))),
+        linear=linear,
         decode_by_batch=decodes,
         prefill_by_chunk=prefills,
+        left_out={operator: tokens for operator, tokens in left_out.items() if tokens},
     )
 
 
@@ -171,6 +181,19 @@ def _linear_curves(path: Path, rows: Sequence[Row]) -> dict[str, Curve]:
             raise ConfigError(f"{path}: column {column} is missing or empty")
         curves[operator] = curve or Curve([0.0], [0.0])
     return curves
+
+
+def _plausible(curve: Curve) -> Curve:
+    """Without points that are less than half of what a few of those before them took.
+
+    Some published profiles have them where a kernel's name was not recognised in the trace.
+    """
+    kept: list[tuple[float, float]] = []
+    for x, y in zip(curve.xs, curve.ys, strict=True):
+        before = sorted(y for _, y in kept[-5:])
+        if not before or y >= before[len(before) // 2] / 2:
+            kept.append((x, y))
+    return Curve([x for x, _ in kept], [y for _, y in kept])
 
 
 def _attention_curves(path: Path, rows: Iterator[Row]) -> tuple[CurveFamily, CurveFamily]:
