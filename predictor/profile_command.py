@@ -32,9 +32,9 @@ READ_INTERVAL_S = 0.1
 """Short enough for a snapshot's 64 records to overlap where steps take 2 ms or more."""
 
 DESCRIPTION = """How long an engine's steps take: learn it from a running engine (--snapshot),
-import what Vidur's profiler has measured (--import-vidur), or print what architecture and data sheet lead
-one to expect (--roofline). "serve --profile NAME" and "whatif --profile NAME" use what is saved.
-"""
+import what Vidur's profiler has measured (--import-vidur), or print what architecture and data
+sheet lead one to expect (--roofline). "serve --profile NAME" and "whatif --profile NAME"
+use what is saved."""
 
 EXAMPLES = """examples:
   from an engine that serves requests at the moment, with prompts of all lengths if possible:

@@ -115,19 +115,9 @@ def read_profile(folder: Path, model: ModelConfig) -> ProfileTimes:
         ConfigError: a file is missing, is no table, or has no rows for this model; the message
             names the file and what is wrong.
     """
-    mlp = folder / "mlp.csv"
-    attention = folder / "attention.csv"
-    shape = {
-        "n_kv_head": model.num_kv_heads,
-        "n_embd": model.hidden_size,
-        "num_tensor_parallel_workers": model.tensor_parallel_size,
-    }
-    heads = model.num_attention_heads
-    mlp_shape = shape | {"n_head": heads, "n_expanded_embd": model.intermediate_size}
-    attention_shape = shape | {"n_q_head": heads, "block_size": model.block_size}
-    decodes, prefills = _attention_curves(attention, _rows(attention, attention_shape))
-    measured = _linear_curves(mlp, list(_rows(mlp, mlp_shape)))
-    linear = {operator: _plausible(curve) for operator, curve in measured.items()}
+    decodes, prefills = read_attention(folder / "attention.csv", model)
+    measured = read_linear(folder / "mlp.csv", model)
+    linear = {operator: plausible(curve) for operator, curve in measured.items()}
     left_out = {
         operator: [int(x) for x in curve.xs if x not in linear[operator].xs]
         for operator, curve in measured.items()
@@ -138,6 +128,32 @@ def read_profile(folder: Path, model: ModelConfig) -> ProfileTimes:
         prefill_by_chunk=prefills,
         left_out={operator: tokens for operator, tokens in left_out.items() if tokens},
     )
+
+
+def read_linear(path: Path, model: ModelConfig) -> dict[str, Curve]:
+    """Milliseconds over tokens of each linear operator, as measured. Raises ConfigError."""
+    shape = _shape(model) | {
+        "n_head": model.num_attention_heads,
+        "n_expanded_embd": model.intermediate_size,
+    }
+    return _linear_curves(path, list(_rows(path, shape)))
+
+
+def read_attention(path: Path, model: ModelConfig) -> tuple[CurveFamily, CurveFamily]:
+    """Decode and prefill attention, see ``ProfileTimes``. Raises ConfigError."""
+    shape = _shape(model) | {
+        "n_q_head": model.num_attention_heads,
+        "block_size": model.block_size,
+    }
+    return _attention_curves(path, _rows(path, shape))
+
+
+def _shape(model: ModelConfig) -> dict[str, int]:
+    return {
+        "n_kv_head": model.num_kv_heads,
+        "n_embd": model.hidden_size,
+        "num_tensor_parallel_workers": model.tensor_parallel_size,
+    }
 
 
 def _rows(path: Path, wanted: Mapping[str, int]) -> Iterator[Row]:
@@ -183,7 +199,7 @@ def _linear_curves(path: Path, rows: Sequence[Row]) -> dict[str, Curve]:
     return curves
 
 
-def _plausible(curve: Curve) -> Curve:
+def plausible(curve: Curve) -> Curve:
     """Without points that are less than half of what a few of those before them took.
 
     Some published profiles have them where a kernel's name was not recognised in the trace.
