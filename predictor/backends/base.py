@@ -21,12 +21,31 @@ class Answer:
     """Mean time of an output token after the first; 0 when there is only one."""
     e2e_s: float
     added_delay_others_s: float
-    """How far the others, summed up, lag behind a run without the request when the request ends.
-
-    What happens to them afterwards is not played, so a delay that shows only later is missing.
-    """
+    """How much later the requests already there end because of this one, summed up."""
     num_preempted: int
     """Preemptions of any sequence before the request ended."""
+    num_own_preemptions: int = 0
+    max_added_delay_s: float = 0.0
+    """The most that one of the others ends later."""
+    added_gap_s: float = 0.0
+    """How much longer the longest step becomes in which a sequence decodes."""
+    num_slo_broken: int = 0
+    """Others that would miss a goal with the request and meet it without."""
+    e2e_p50_s: float | None = None
+    """A quantile where the output's length was given by quantiles; None otherwise."""
+    e2e_p90_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogAnswer:
+    """How a unit would work off a backlog; seconds from the population's ``now``."""
+
+    requests: tuple[Answer, ...]
+    """In the order in which they came; what each costs others is left at 0."""
+    drain_s: float
+    """Until all, the backlog included, have ended."""
+    added_delay_others_s: float
+    num_slo_broken: int
 
 
 class Backend(Protocol):
@@ -52,4 +71,11 @@ class Backend(Protocol):
 
         Raises:
             SimulationFailed: the backend cannot play this population to an end.
+        """
+
+    def drain(self, population: Population, backlog: Sequence[SimulatedSequence]) -> BacklogAnswer:
+        """What if all of the backlog came now, in its order?
+
+        Raises:
+            SimulationFailed: the backend cannot play this to an end, or plays no backlogs.
         """

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import inlined
 from predictor.simulator.kernel.layout import Ints
 
 
-@numba.njit(cache=True, inline="never")
+@inlined
 def push(heap: Ints, size: int, key: int) -> int:
     """Add a key; the new size."""
     place = size
@@ -21,7 +20,7 @@ def push(heap: Ints, size: int, key: int) -> int:
     return size + 1
 
 
-@numba.njit(cache=True, inline="never")
+@inlined
 def pop(heap: Ints, size: int) -> int:
     """Remove the smallest key, ``heap[0]``, of a heap that is not empty; the new size."""
     size -= 1

@@ -6,8 +6,7 @@ sequence. All other steps are planned from counters alone.
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import inlined, seldom
 from predictor.simulator.kernel.layout import (
     ARRIVAL,
     ASYNC,
@@ -53,7 +52,7 @@ from predictor.simulator.kernel.work import (
 )
 
 
-@numba.njit(cache=True)
+@seldom
 def schedule_in_order(work: Work, limits: Ints, threshold: int) -> bool:
     """Grant tokens and blocks one by one; True if anyone was preempted.
 
@@ -86,7 +85,7 @@ def schedule_in_order(work: Work, limits: Ints, threshold: int) -> bool:
     return preempted
 
 
-@numba.njit(cache=True)
+@inlined
 def blocks_wanted(work: Work, limits: Ints, slot: int, count: int) -> int:
     """New blocks that a running sequence needs for ``count`` more tokens."""
     slots, block_size = work.slots, limits[BLOCK_SIZE]
@@ -96,7 +95,7 @@ def blocks_wanted(work: Work, limits: Ints, slot: int, count: int) -> int:
     return 1 if (slots[slot, BASE] + work.counters[STEP]) % block_size == 0 else 0
 
 
-@numba.njit(cache=True)
+@inlined
 def preempt(work: Work, limits: Ints, slot: int) -> None:
     """Send a running sequence back to the queue, to be computed anew.
 
@@ -128,7 +127,7 @@ def preempt(work: Work, limits: Ints, slot: int) -> None:
     _queue_preempted(work, limits, slot)
 
 
-@numba.njit(cache=True)
+@inlined
 def is_before(work: Work, limits: Ints, slot: int, other: int) -> bool:
     """By priority: is ``slot`` admitted before ``other``?"""
     slots = work.slots
@@ -137,7 +136,7 @@ def is_before(work: Work, limits: Ints, slot: int, other: int) -> bool:
     return slots[slot, ARRIVAL] < slots[other, ARRIVAL]
 
 
-@numba.njit(cache=True)
+@inlined
 def _choose_victim(work: Work, limits: Ints) -> int:
     """The last running sequence; by priority the least urgent one."""
     victim = work.order[work.counters[ORDER_SIZE] - 1]
@@ -150,7 +149,7 @@ def _choose_victim(work: Work, limits: Ints) -> int:
     return victim
 
 
-@numba.njit(cache=True)
+@inlined
 def _queue_preempted(work: Work, limits: Ints, slot: int) -> None:
     """The next one to be admitted stands last."""
     counters, stack = work.counters, work.preempted
@@ -163,7 +162,7 @@ def _queue_preempted(work: Work, limits: Ints, slot: int) -> None:
     counters[NUM_PREEMPTED] += 1
 
 
-@numba.njit(cache=True)
+@inlined
 def _drop_partial(work: Work, slot: int) -> None:
     counters, partials = work.counters, work.partials
     place = 0
@@ -174,7 +173,7 @@ def _drop_partial(work: Work, slot: int) -> None:
     counters[NUM_PARTIALS] -= 1
 
 
-@numba.njit(cache=True)
+@inlined
 def _pause_the_rest(work: Work, limits: Ints) -> None:
     slots, counters = work.slots, work.counters
     for place in range(counters[ORDER_SIZE]):

@@ -39,7 +39,7 @@ def load_population(population: Population) -> Loaded:
     """Let the batches in flight end, then lay out the sequences."""
     limits = population.limits
     sequences = population.running + population.waiting
-    table = np.zeros((len(sequences), NUM_COLUMNS), dtype=np.int64)
+    table: Ints = np.zeros((len(sequences), NUM_COLUMNS), dtype=np.int64)
     if sequences:
         table[:] = [_row(sequence) for sequence in sequences]
         table[:, ARRIVAL] = _arrival_ranks(sequences)
@@ -58,7 +58,9 @@ def load_population(population: Population) -> Loaded:
 
 def newcomer_rows(newcomers: Sequence[SimulatedSequence], num_rows: int) -> Ints:
     """Rows of requests that arrive now, after ``num_rows`` others."""
-    table = np.array([_row(newcomer) for newcomer in newcomers], dtype=np.int64)
+    table: Ints = np.zeros((len(newcomers), NUM_COLUMNS), dtype=np.int64)
+    if newcomers:
+        table[:] = [_row(newcomer) for newcomer in newcomers]
     table[:, ARRIVAL] = np.arange(num_rows, num_rows + len(newcomers))
     return table
 
@@ -79,7 +81,7 @@ def _row(sequence: SimulatedSequence) -> tuple[int, ...]:
 
 def _arrival_ranks(sequences: Sequence[SimulatedSequence]) -> Ints:
     order = sorted(range(len(sequences)), key=lambda index: sequences[index].arrival_time)
-    ranks = np.empty(len(sequences), dtype=np.int64)
+    ranks: Ints = np.empty(len(sequences), dtype=np.int64)
     ranks[order] = np.arange(len(sequences))
     return ranks
 

@@ -1,9 +1,8 @@
-"""Sequences that decode advance together, so a counter, a histogram and a heap stand for them all."""
+"""Sequences that decode advance together: counters, a histogram and a heap stand for them all."""
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import inlined, seldom
 from predictor.simulator.kernel.heap import pop, push
 from predictor.simulator.kernel.layout import (
     ASYNC,
@@ -39,6 +38,8 @@ from predictor.simulator.kernel.work import (
     ORDER_SIZE,
     PLACE,
     POPPED,
+    PREEMPTIONS,
+    PREEMPTIONS_MET,
     SLOT_BITS,
     STATE,
     STEP,
@@ -46,13 +47,13 @@ from predictor.simulator.kernel.work import (
 )
 
 
-@numba.njit(cache=True)
+@inlined
 def blocks_of(num_tokens: int, block_size: int) -> int:
     """Blocks that hold so many tokens."""
     return (num_tokens + block_size - 1) // block_size
 
 
-@numba.njit(cache=True)
+@inlined
 def join(work: Work, limits: Ints, slot: int) -> None:
     """Let a sequence decode from the next step on, for its ``REMAINING`` tokens.
 
@@ -73,7 +74,7 @@ def join(work: Work, limits: Ints, slot: int) -> None:
         schedule_event(work, slot, step)
 
 
-@numba.njit(cache=True)
+@inlined
 def leave(work: Work, limits: Ints, slot: int) -> None:
     """Take a sequence out of the lockstep; its counts are then those at the next step's start."""
     slots, counters = work.slots, work.counters
@@ -85,7 +86,7 @@ def leave(work: Work, limits: Ints, slot: int) -> None:
     counters[DECODE_KV] -= base + step
 
 
-@numba.njit(cache=True)
+@inlined
 def schedule_event(work: Work, slot: int, step: int) -> None:
     """Make ``step`` the one at whose end the slot's next event is due."""
     counters = work.counters
@@ -95,7 +96,7 @@ def schedule_event(work: Work, slot: int, step: int) -> None:
     counters[HEAP_SIZE] = push(work.heap, counters[HEAP_SIZE], (step << SLOT_BITS) | slot)
 
 
-@numba.njit(cache=True)
+@inlined
 def next_event_step(work: Work) -> int:
     """The step of the next event, or -1 if there is none."""
     counters = work.counters
@@ -107,8 +108,10 @@ def next_event_step(work: Work) -> int:
     return -1
 
 
-@numba.njit(cache=True)
-def end_due(work: Work, limits: Ints, times: Floats, clock_s: float, marks: Ints, marked_s: Floats) -> None:  # fmt: skip
+@inlined
+def end_due(
+    work: Work, limits: Ints, times: Floats, clock_s: float, marks: Ints, marked_s: Floats
+) -> None:
     """Carry out the events of all steps before the next one; ``clock_s`` is the last one's end."""
     slots, counters = work.slots, work.counters
     while counters[HEAP_SIZE] > 0 and work.heap[0] >> SLOT_BITS < counters[STEP]:
@@ -131,8 +134,10 @@ def end_due(work: Work, limits: Ints, times: Floats, clock_s: float, marks: Ints
             release(work, limits, slot, limits[ASYNC])
 
 
-@numba.njit(cache=True)
-def reached_last(work: Work, times: Floats, slot: int, clock_s: float, marks: Ints, marked_s: Floats) -> bool:  # fmt: skip
+@inlined
+def reached_last(
+    work: Work, times: Floats, slot: int, clock_s: float, marks: Ints, marked_s: Floats
+) -> bool:
     """Note that a sequence has got its last token; False if it was a mark and more are to come.
 
     Marks are output lengths of the one newcomer: what happens up to the shorter ones does not
@@ -148,11 +153,12 @@ def reached_last(work: Work, times: Floats, slot: int, clock_s: float, marks: In
                 work.slots[slot, REMAINING] = marks[mark + 1] - marks[mark]
                 return False
         counters[NEWCOMERS_LEFT] -= 1
+        counters[PREEMPTIONS_MET] = counters[PREEMPTIONS]
     times[slot, END] = clock_s
     return True
 
 
-@numba.njit(cache=True)
+@inlined
 def end_at_prefill(work: Work, limits: Ints, slot: int) -> None:
     """A sequence has ended with the token that its prefill brought; it is not in lockstep."""
     if limits[ASYNC] == 0:
@@ -164,8 +170,8 @@ def end_at_prefill(work: Work, limits: Ints, slot: int) -> None:
         join(work, limits, slot)
 
 
-@numba.njit(cache=True)
-def release(work: Work, limits: Ints, slot: int, num_unknown: int) -> None:
+@inlined
+def release(work: Work, limits: Ints, slot: int, num_unknown: int = 0) -> None:
     """Take a sequence out of the running ones and free its blocks.
 
     Where blocks are cached, full ones go to the end of the free queue, the last one first, and
@@ -189,7 +195,7 @@ def release(work: Work, limits: Ints, slot: int, num_unknown: int) -> None:
         counters[ORDER_SIZE] -= 1
 
 
-@numba.njit(cache=True)
+@inlined
 def take_blocks(work: Work, limits: Ints, count: int) -> None:
     """Take free blocks from the front of the free queue."""
     counters = work.counters
@@ -200,7 +206,7 @@ def take_blocks(work: Work, limits: Ints, count: int) -> None:
         counters[POPPED] += count - from_front
 
 
-@numba.njit(cache=True)
+@inlined
 def append_running(work: Work, slot: int) -> None:
     """Put a sequence behind the running ones."""
     counters = work.counters
@@ -212,7 +218,7 @@ def append_running(work: Work, slot: int) -> None:
     counters[NUM_RUNNING] += 1
 
 
-@numba.njit(cache=True)
+@inlined
 def _end_decoding(work: Work, limits: Ints, slot: int) -> None:
     if limits[ASYNC] == 1 and work.slots[slot, ENDS_BY_LENGTH] == 0:
         work.slots[slot, STATE] = LAST_STEP
@@ -225,7 +231,7 @@ def _end_decoding(work: Work, limits: Ints, slot: int) -> None:
         release(work, limits, slot, limits[ASYNC])
 
 
-@numba.njit(cache=True)
+@inlined
 def hold(work: Work, slot: int) -> None:
     """Let a sequence that has ended keep its blocks and its place for one more step."""
     work.slots[slot, STATE] = HELD
@@ -233,7 +239,7 @@ def hold(work: Work, slot: int) -> None:
     schedule_event(work, slot, work.counters[STEP])
 
 
-@numba.njit(cache=True)
+@inlined
 def _is_current(work: Work, key: int) -> bool:
     """False for an event of a sequence that was preempted, paused or sent on meanwhile."""
     slot = key & ((1 << SLOT_BITS) - 1)
@@ -242,7 +248,7 @@ def _is_current(work: Work, key: int) -> bool:
     return in_heap and work.slots[slot, END_STEP] == key >> SLOT_BITS
 
 
-@numba.njit(cache=True)
+@seldom
 def _drop_outdated(work: Work) -> None:
     """Rebuild a full heap; each slot has at most one event that counts."""
     counters, size = work.counters, work.counters[HEAP_SIZE]
@@ -254,7 +260,7 @@ def _drop_outdated(work: Work) -> None:
             counters[HEAP_SIZE] = push(work.heap, counters[HEAP_SIZE], key)
 
 
-@numba.njit(cache=True)
+@seldom
 def _close_gaps(work: Work) -> None:
     counters, kept = work.counters, 0
     for place in range(counters[ORDER_SIZE]):

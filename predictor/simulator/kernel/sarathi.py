@@ -13,8 +13,7 @@ than in vLLM: it counts the last token, which is computed in this step, and the 
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import entry, inlined
 from predictor.simulator.kernel.in_order import is_before
 from predictor.simulator.kernel.layout import (
     BLOCK_SIZE,
@@ -80,7 +79,7 @@ _AT_FRONT = -1
 nobody preempts them; all other running sequences have their place in ``order``."""
 
 
-@numba.njit(cache=True, nogil=True)
+@entry
 def play(
     limits: Ints,
     rows: Ints,
@@ -128,7 +127,7 @@ def play(
     return PLAYED
 
 
-@numba.njit(cache=True)
+@inlined
 def _make_room(work: Work, limits: Ints) -> None:
     """Let every decode find a free block, and take those that are opened.
 
@@ -149,7 +148,7 @@ def _make_room(work: Work, limits: Ints) -> None:
     counters[FREE] -= opened
 
 
-@numba.njit(cache=True)
+@inlined
 def _last_decode(work: Work) -> int:
     """The last running sequence that decodes; there must be one."""
     place = work.counters[ORDER_SIZE] - 1
@@ -158,7 +157,7 @@ def _last_decode(work: Work) -> int:
     return work.order[place]
 
 
-@numba.njit(cache=True)
+@inlined
 def _restart(work: Work, limits: Ints, slot: int) -> None:
     """Send a running sequence to the queue's front, to be prefilled with all it has processed.
 
@@ -184,7 +183,7 @@ def _restart(work: Work, limits: Ints, slot: int) -> None:
         counters[OWN_PREEMPTIONS] += 1
 
 
-@numba.njit(cache=True)
+@inlined
 def _grant(work: Work, limits: Ints, num_running: int) -> None:
     """Share the budget among the prefills under way, in running order.
 
@@ -205,11 +204,12 @@ def _grant(work: Work, limits: Ints, num_running: int) -> None:
         _to_end(work, slot)
         granted[num_granted] = slot
         num_granted += 1
-    partials[num_partials - num_granted : num_partials] = granted[:num_granted]
+    for index in range(num_granted):
+        partials[num_partials - num_granted + index] = granted[index]
     counters[BUDGET] = budget
 
 
-@numba.njit(cache=True)
+@inlined
 def _insert_by_arrival(work: Work, limits: Ints, size: int, slot: int, num_running: int) -> None:
     """Put a slot among the first ``size`` partials, which are in the order of arrival."""
     partials, place = work.partials, size
@@ -225,7 +225,7 @@ def _insert_by_arrival(work: Work, limits: Ints, size: int, slot: int, num_runni
     partials[place] = slot
 
 
-@numba.njit(cache=True)
+@inlined
 def _to_front(work: Work, slot: int) -> None:
     counters, place = work.counters, work.slots[slot, PLACE]
     if place == _AT_FRONT:
@@ -236,7 +236,7 @@ def _to_front(work: Work, slot: int) -> None:
         counters[ORDER_SIZE] -= 1
 
 
-@numba.njit(cache=True)
+@inlined
 def _to_end(work: Work, slot: int) -> None:
     counters, place = work.counters, work.slots[slot, PLACE]
     if place == counters[ORDER_SIZE] - 1:
@@ -247,7 +247,7 @@ def _to_end(work: Work, slot: int) -> None:
     append_running(work, slot)
 
 
-@numba.njit(cache=True)
+@inlined
 def _admit(work: Work, limits: Ints, times: Floats, clock_s: float) -> None:
     """Admit from the front of the queue, preempted sequences first, until one does not fit."""
     slots, counters = work.slots, work.counters

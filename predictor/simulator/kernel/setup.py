@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import inlined
 from predictor.simulator.kernel.in_order import is_before
 from predictor.simulator.kernel.layout import (
     BY_PRIORITY,
@@ -32,16 +31,29 @@ from predictor.simulator.kernel.work import (
 )
 
 
-@numba.njit(cache=True)
-def start_run(work: Work, limits: Ints, rows: Ints, num_running: int, num_free_blocks: int, newcomers: Ints, times: Floats) -> None:  # fmt: skip
-    """Lay out the running and waiting sequences, then the newcomers at their places in the queue."""
+@inlined
+def start_run(
+    work: Work,
+    limits: Ints,
+    rows: Ints,
+    num_running: int,
+    num_free_blocks: int,
+    newcomers: Ints,
+    times: Floats,
+) -> None:
+    """Lay out the running and the waiting sequences, and the newcomers in the queue."""
     slots, counters = work.slots, work.counters
     counters[:] = 0
     work.phases[:] = 0
     times[:, :] = NEVER
     num_rows = rows.shape[0]
-    slots[:num_rows, :NUM_COLUMNS] = rows
-    slots[num_rows : num_rows + newcomers.shape[0], :NUM_COLUMNS] = newcomers
+    # Loops: numba copies a slice aside before it assigns it.
+    for slot in range(num_rows):
+        for column in range(NUM_COLUMNS):
+            slots[slot, column] = rows[slot, column]
+    for index in range(newcomers.shape[0]):
+        for column in range(NUM_COLUMNS):
+            slots[num_rows + index, column] = newcomers[index, column]
     counters[FREE] = num_free_blocks
     counters[FIRST_NEWCOMER] = num_rows
     counters[NEWCOMERS_LEFT] = newcomers.shape[0]
@@ -53,17 +65,16 @@ def start_run(work: Work, limits: Ints, rows: Ints, num_running: int, num_free_b
         _enqueue(work, limits, slot)
 
 
-@numba.njit(cache=True)
+@inlined
 def _start_running(work: Work, limits: Ints, slot: int) -> None:
     slots, counters = work.slots, work.counters
+    tokens, has_ended = slots[slot, TOKENS], slots[slot, REMAINING] == 0
+    has_output = tokens > slots[slot, PROMPT]
     slots[slot, CHUNK] = 0
     append_running(work, slot)
-    if slots[slot, REMAINING] == 0 and slots[slot, ENDS_BY_LENGTH] == 1:
+    if has_ended and slots[slot, ENDS_BY_LENGTH] == 1:
         hold(work, slot)
-    elif slots[slot, REMAINING] == 0 or (
-        slots[slot, COMPUTED] == slots[slot, TOKENS] - 1
-        and slots[slot, TOKENS] > slots[slot, PROMPT]
-    ):
+    elif has_ended or (has_output and slots[slot, COMPUTED] == tokens - 1):
         join(work, limits, slot)
     else:
         slots[slot, STATE] = PREFILLING
@@ -71,7 +82,7 @@ def _start_running(work: Work, limits: Ints, slot: int) -> None:
         counters[NUM_PARTIALS] += 1
 
 
-@numba.njit(cache=True)
+@inlined
 def _enqueue(work: Work, limits: Ints, slot: int) -> None:
     """At the queue's end; by priority before those that are less urgent."""
     counters, queue = work.counters, work.queue

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import inlined
 from predictor.step_time.table import (
     CHUNK_STRIDE,
     DECODE_SEQS,
@@ -18,7 +17,7 @@ from predictor.step_time.table import (
 )
 
 
-@numba.njit(cache=True)
+@inlined
 def decode_steps_s(table: StepTable, num_seqs: int, kv_tokens: int, num_steps: int) -> float:
     """Seconds of ``num_steps`` steps in which ``num_seqs`` sequences decode and nothing else runs.
 
@@ -37,7 +36,7 @@ def decode_steps_s(table: StepTable, num_seqs: int, kv_tokens: int, num_steps: i
     return total
 
 
-@numba.njit(cache=True)
+@inlined
 def _decode_grid_s(table: StepTable, num_seqs: int, kv_tokens: int, num_steps: int) -> float:
     """The part of ``decode_s``, whose column is the same for up to ``granularity`` steps."""
     granularity = table.granularity
@@ -47,13 +46,15 @@ def _decode_grid_s(table: StepTable, num_seqs: int, kv_tokens: int, num_steps: i
     total = 0.0
     while mean <= last:
         granule = (mean + granularity - 1) // granularity
+        if granule >= row.size - 1:
+            return total + (last - mean + 1) * row[-1]
         same = min(granule * granularity, last) - mean + 1
-        total += same * row[min(granule, row.size - 1)]
+        total += same * row[granule]
         mean += same
     return total
 
 
-@numba.njit(cache=True)
+@inlined
 def chunk_s(table: StepTable, num_tokens: int, context: int) -> float:
     """What one prefill chunk adds through ``prefill_s``; ``context`` is that before the chunk."""
     if table.prefill_s.size == 0:
@@ -65,7 +66,7 @@ def chunk_s(table: StepTable, num_tokens: int, context: int) -> float:
     return table.prefill_s[min(granule, rows - 1), min(stride, columns - 1)]
 
 
-@numba.njit(cache=True)
+@inlined
 def mixed_step_s(
     table: StepTable,
     num_decodes: int,

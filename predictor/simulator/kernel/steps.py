@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import inlined
 from predictor.simulator.kernel.layout import (
     BLOCK_SIZE,
     COMPUTED,
@@ -38,7 +37,7 @@ from predictor.simulator.kernel.work import (
 from predictor.step_time.table import StepTable
 
 
-@numba.njit(cache=True)
+@inlined
 def has_work(work: Work) -> bool:
     """Is anything running or waiting?"""
     counters = work.counters
@@ -46,7 +45,7 @@ def has_work(work: Work) -> bool:
     return counters[NUM_RUNNING] > 0 or waiting
 
 
-@numba.njit(cache=True)
+@inlined
 def has_chunks(work: Work) -> bool:
     """Was any prefill granted tokens?"""
     for index in range(work.counters[NUM_PARTIALS]):
@@ -55,7 +54,7 @@ def has_chunks(work: Work) -> bool:
     return False
 
 
-@numba.njit(cache=True)
+@inlined
 def run_mixed_step(work: Work, table: StepTable, extra_kv: int = 0) -> float:
     """Compute the chunks that were granted, and a token of each decode; its seconds.
 
@@ -83,7 +82,7 @@ def run_mixed_step(work: Work, table: StepTable, extra_kv: int = 0) -> float:
     return mixed_step_s(table, num_decodes, decode_kv, num_prefills, tokens, kv, attention, grid_s)
 
 
-@numba.njit(cache=True)
+@inlined
 def finish_chunks(
     work: Work, limits: Ints, times: Floats, clock_s: float, marks: Ints, marked_s: Floats
 ) -> None:
@@ -110,7 +109,7 @@ def finish_chunks(
     counters[NUM_PARTIALS] = kept
 
 
-@numba.njit(cache=True)
+@inlined
 def run_decode_steps(
     work: Work,
     limits: Ints,
@@ -140,7 +139,7 @@ def run_decode_steps(
     return took_s
 
 
-@numba.njit(cache=True)
+@inlined
 def _steps_with_blocks(work: Work, limits: Ints, num_steps: int, spare_blocks: int) -> int:
     """Up to ``num_steps`` steps, as far as blocks go; takes those of all but the first."""
     counters, block_size = work.counters, limits[BLOCK_SIZE]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import seldom
 from predictor.simulator.kernel.layout import Ints
 from predictor.simulator.kernel.work import (
     CHUNK,
@@ -17,7 +16,7 @@ from predictor.simulator.kernel.work import (
 )
 
 
-@numba.njit(cache=True)
+@seldom
 def write_trace(work: Work, trace: Ints) -> None:
     """Add (step, slot, tokens) for each chunk of the planned step in its order, while rows last."""
     slots, counters = work.slots, work.counters

@@ -10,8 +10,7 @@ at the start and those of preempted ones on themselves, but not hits on what oth
 
 from __future__ import annotations
 
-import numba
-
+from predictor.simulator.kernel.compiled import entry, inlined, seldom
 from predictor.simulator.kernel.in_order import (
     blocks_wanted,
     is_before,
@@ -84,7 +83,7 @@ TOO_LONG = 2
 """More events than allowed."""
 
 
-@numba.njit(cache=True, nogil=True)
+@entry
 def play(
     limits: Ints,
     rows: Ints,
@@ -142,7 +141,7 @@ def play(
     return PLAYED
 
 
-@numba.njit(cache=True)
+@inlined
 def _long_prefill_threshold(work: Work, limits: Ints) -> int:
     """The cap on one sequence's chunk; it does not bind a sequence that is alone."""
     counters = work.counters
@@ -153,7 +152,7 @@ def _long_prefill_threshold(work: Work, limits: Ints) -> int:
     return threshold
 
 
-@numba.njit(cache=True)
+@inlined
 def _plan_running(work: Work, limits: Ints, threshold: int) -> bool:
     """Grant tokens and blocks to the running sequences; True if anyone was preempted."""
     slots, counters, block_size = work.slots, work.counters, limits[BLOCK_SIZE]
@@ -182,7 +181,7 @@ def _plan_running(work: Work, limits: Ints, threshold: int) -> bool:
     return True
 
 
-@numba.njit(cache=True)
+@seldom
 def _decodes_behind_partial(work: Work) -> bool:
     """Does any sequence decode behind the first unfinished prefill?"""
     first = work.slots[work.partials[0], PLACE]
@@ -193,7 +192,7 @@ def _decodes_behind_partial(work: Work) -> bool:
     return False
 
 
-@numba.njit(cache=True)
+@inlined
 def _preempt_from_the_end(work: Work, limits: Ints, need: int) -> None:
     """Preempt the last running sequences until the others' ``need`` is met, and meet it."""
     slots, counters = work.slots, work.counters
@@ -207,7 +206,7 @@ def _preempt_from_the_end(work: Work, limits: Ints, need: int) -> None:
     take_blocks(work, limits, need)
 
 
-@numba.njit(cache=True)
+@inlined
 def _admit(work: Work, limits: Ints, threshold: int, times: Floats, clock_s: float) -> None:
     """Admit from the front of the queue until one does not fit: nobody overtakes it."""
     slots, counters, block_size = work.slots, work.counters, limits[BLOCK_SIZE]
@@ -242,7 +241,7 @@ def _admit(work: Work, limits: Ints, threshold: int, times: Floats, clock_s: flo
             times[slot, QUEUE] = clock_s
 
 
-@numba.njit(cache=True)
+@inlined
 def _queue_front(work: Work, limits: Ints) -> tuple[int, bool]:
     """(the slot to be admitted next or -1, whether it was preempted)."""
     counters = work.counters
@@ -257,7 +256,7 @@ def _queue_front(work: Work, limits: Ints) -> tuple[int, bool]:
     return preempted, True
 
 
-@numba.njit(cache=True)
+@inlined
 def _surviving_tokens(work: Work, limits: Ints, slot: int) -> int:
     """Tokens whose blocks a preempted sequence finds in the prefix cache again."""
     slots, block_size = work.slots, limits[BLOCK_SIZE]
@@ -266,7 +265,7 @@ def _surviving_tokens(work: Work, limits: Ints, slot: int) -> int:
     return min(cached - evicted, (slots[slot, TOKENS] - 1) // block_size) * block_size
 
 
-@numba.njit(cache=True)
+@inlined
 def _take_cached(work: Work, slot: int, count: int) -> None:
     """Blocks leave the free queue; those of other preempted sequences behind them move up."""
     slots = work.slots
@@ -276,7 +275,7 @@ def _take_cached(work: Work, slot: int, count: int) -> None:
             slots[other, CACHED_AT] -= count
 
 
-@numba.njit(cache=True)
+@inlined
 def _resume_paused(work: Work, limits: Ints) -> None:
     counters = work.counters
     for index in range(counters[NUM_PAUSED]):

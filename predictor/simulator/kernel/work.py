@@ -69,6 +69,8 @@ FIRST_NEWCOMER = 19
 NEXT_MARK = 20
 NUM_TRACED = 21
 NUM_EVENTS = 22
+PREEMPTIONS_MET = 23
+"""Of anyone, before the newcomers had ended."""
 NUM_COUNTERS = 24
 
 SLOT_BITS = 20
