@@ -8,13 +8,20 @@ here allocates, so that there is nothing to count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import numba
 
-entry = numba.njit(cache=True, nogil=True, _nrt=False)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_options: dict[str, Any] = {"cache": True, "_nrt": False}
+
+entry: Callable[[_Function], _Function] = numba.njit(nogil=True, **_options)
 """What Python calls."""
 
-inlined = numba.njit(cache=True, _nrt=False, inline="always")
+inlined: Callable[[_Function], _Function] = numba.njit(inline="always", **_options)
 """What runs at every event: becomes a part of its caller."""
 
-seldom = numba.njit(cache=True, _nrt=False)
+seldom: Callable[[_Function], _Function] = numba.njit(**_options)
 """What runs now and then: stays a function of its own, which keeps compilation short."""
