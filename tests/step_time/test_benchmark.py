@@ -20,7 +20,7 @@ OPTIONAL = ("input_layernorm", "post_attention_layernorm", "add")
 def write_measurements(folder: Path, factor: float) -> None:
     """A profile of a GPU that takes ``factor`` times as long as the roofline says."""
     folder.mkdir(parents=True)
-    rows = []
+    rows: list[dict[str, object]] = []
     for tokens in (1, 64, 128, 512):
         times = operator_times_ms(LLAMA, A100, tokens)
         columns = {f"time_stats.{n}.median": factor * times[n] for n in (*LINEAR, *OPTIONAL)}
