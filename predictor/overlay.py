@@ -231,8 +231,12 @@ def _simulated(
 ) -> SimulatedSequence:
     prompt, tokens = sequence.num_prompt_tokens, sequence.num_tokens
     most = min(sequence.max_tokens, limits.max_model_len - prompt)
+    num_blocks = 0
     if sequence.status == "running":
         computed = max(0, sequence.num_computed_tokens - in_flight)
+        # Blocks beyond its tokens serve nothing that a what-if plays; it gains none by preemption.
+        most_blocks = -(-sequence.num_computed_tokens // limits.block_size)
+        num_blocks = min(sequence.num_blocks, most_blocks)
     else:
         computed = _hit(sequence.num_cached_tokens, tokens, limits)
     return SimulatedSequence(  # by position, which takes half the time
@@ -241,7 +245,7 @@ def _simulated(
         tokens,
         computed,
         remaining_tokens(expected, tokens - prompt, most),
-        sequence.num_blocks,
+        num_blocks,
         sequence.priority,
         max(1, most - tokens + prompt),
         sequence.arrival_time,

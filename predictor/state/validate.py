@@ -94,7 +94,7 @@ def _check_version(version: int) -> None:
 def _check_limits(limits: EngineLimits) -> None:
     _check("limits.max_num_seqs", limits.max_num_seqs, 1, MAX_SEQS_IN_BATCH)
     _check("limits.max_num_batched_tokens", limits.max_num_batched_tokens, 1, MAX_BATCHED_TOKENS)
-    _check("limits.max_model_len", limits.max_model_len, 1, MAX_TOKENS)
+    _check("limits.max_model_len", limits.max_model_len, 2, MAX_TOKENS)
     _check("limits.block_size", limits.block_size, 1, MAX_TOKENS)
     _check("limits.num_gpu_blocks", limits.num_gpu_blocks, 1, MAX_BLOCKS)
     threshold = limits.long_prefill_token_threshold
@@ -104,7 +104,7 @@ def _check_limits(limits: EngineLimits) -> None:
 def _is_sound(sequence: SequenceState, limits: EngineLimits) -> bool:
     """Whether ``_explain`` would find nothing in its numbers; in one expression, for speed."""
     return (
-        1 <= sequence.num_prompt_tokens <= sequence.num_tokens <= limits.max_model_len
+        1 <= sequence.num_prompt_tokens <= sequence.num_tokens < limits.max_model_len
         and sequence.num_output_placeholders <= MAX_PLACEHOLDERS
         and sequence.num_computed_tokens <= sequence.num_tokens + sequence.num_output_placeholders
         and sequence.num_cached_tokens <= sequence.num_tokens
@@ -118,7 +118,8 @@ def _explain(
 ) -> None:
     """Raise for the first thing that is wrong with a sequence."""
     tokens, placeholders = sequence.num_tokens, sequence.num_output_placeholders
-    _check(path + "num_tokens", tokens, 1, limits.max_model_len)
+    # A sequence that is as long as the longest has ended.
+    _check(path + "num_tokens", tokens, 1, limits.max_model_len - 1)
     _check(path + "num_prompt_tokens", sequence.num_prompt_tokens, 1, tokens)
     _check(path + "num_output_placeholders", placeholders, 0, MAX_PLACEHOLDERS)
     _check(path + "num_computed_tokens", sequence.num_computed_tokens, 0, tokens + placeholders)
