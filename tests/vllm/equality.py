@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.vllm.players import Future, play_kernel, play_reference
 from tests.vllm.reference_equality import SideBySide
-from tests.vllm.snapshot_equality import Future, Recording, play_kernel, play_reference
+from tests.vllm.snapshot_equality import Recording, sent_requests
 from tests.vllm.workloads import Workload, random_workload
 
 OTHERS_PROMPTS = "hits on blocks that other requests share, hold or leave"
@@ -109,10 +110,12 @@ def from_snapshots(workloads: Sequence[Workload], model_dir: Path) -> dict[str, 
     for workload in workloads:
         recording = Recording(workload, model_dir, random.Random(workload.seed))
         recording.run()
-        if recording.snapshot is None:
+        snapshot, real = recording.snapshot, recording.future
+        if snapshot is None:
             continue
-        kernel.compare(workload, recording.future, play_kernel(recording.snapshot, workload))
-        reference.compare(workload, recording.future, play_reference(recording.snapshot, workload))
+        lengths = {arrival.request_id: arrival.output_length for arrival in workload.arrivals}
+        kernel.compare(workload, real, play_kernel(snapshot, sent_requests(workload)))
+        reference.compare(workload, real, play_reference(snapshot, lengths.__getitem__))
     return {"kernel": kernel.summary(), "reference": reference.summary()}
 
 

@@ -10,6 +10,7 @@ from exp.vllm_cpu.offline import OfflineEngine
 from predictor.simulator.batch import Batch
 from predictor.simulator.scheduler import Scheduler
 from predictor.simulator.sequence import BlockHash, Sequence
+from tests.vllm.players import num_batches_at_once
 from tests.vllm.workloads import MAX_STEPS, Arrival, Workload
 
 SCHEDULERS = {
@@ -96,7 +97,7 @@ class SideBySide:
         )
 
     def _finish_batch(self) -> View | None:
-        is_full = len(self._in_flight) >= self._workload.num_batches_at_once
+        is_full = len(self._in_flight) >= num_batches_at_once(self._workload.limits)
         if not is_full and self._in_flight[-1].chunks:
             return None
         self._real.finish_batch()

@@ -9,48 +9,19 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from predictor.overlay import build_population
-from predictor.simulator.kernel.layout import NUM_COLUMNS, NUM_TIMES, Ints
-from predictor.simulator.kernel.load import load_population
-from predictor.simulator.kernel.vllm import PLAYED, play
-from predictor.simulator.kernel.work import NUM_TRACED, PREEMPTIONS, make_work
-from predictor.simulator.live_state import from_snapshot
-from predictor.step_time.table import step_table
 from predictor.vllm_plugin.capture import SchedulerCapture
 from predictor.vllm_plugin.prefix_hits import MAX_LOOKUPS
 from predictor.vllm_plugin.steps import StepTracker
+from tests.vllm.players import Future, num_batches_at_once
 from tests.vllm.reference_equality import add_to_engine, offline_engine
 from tests.vllm.workloads import MAX_STEPS, Workload
 from wire.prediction import SentRequest
 from wire.snapshot import EngineSnapshot
-
-MAX_TRACED = 100_000
-
-Batch = list[tuple[str, int]]
-"""(request id, tokens) in order."""
-
-
-@dataclass(slots=True)
-class Future:
-    """All that happens from a snapshot on."""
-
-    batches: list[Batch] = field(default_factory=list)
-    """Those that are not empty."""
-    num_preemptions: int = 0
-
-    def num_equal(self, other: Future) -> int:
-        """Batches up to the first that differs."""
-        pairs = zip(self.batches, other.batches, strict=False)
-        differing = (index for index, (one, two) in enumerate(pairs) if one != two)
-        return next(differing, min(len(self.batches), len(other.batches)))
 
 
 class Recording:
@@ -75,7 +46,7 @@ class Recording:
             self._schedule()
             if self._with_new_batch:
                 self._try_capture(step)
-            if len(self._outputs) >= self._workload.num_batches_at_once or not _tokens(
+            if len(self._outputs) >= num_batches_at_once(self._workload.limits) or not _tokens(
                 self._outputs[-1]
             ):
                 self._finish_batch()
@@ -121,62 +92,7 @@ def _tokens(output: Any) -> dict[str, int]:
     return tokens
 
 
-def play_kernel(snapshot: EngineSnapshot, workload: Workload) -> Future:
-    """What the compiled kernel expects."""
-    population = build_population(snapshot, _sent(workload), now=0.0)
-    engine, _, rows_of = load_population(population)
-    work = make_work(len(engine.rows) + 1, workload.limits.block_size)
-    trace: Ints = np.zeros((MAX_TRACED, 3), dtype=np.int64)
-    table = step_table(
-        np.full(workload.limits.max_num_batched_tokens + 1, 1e-3), workload.limits.max_num_seqs
-    )
-    outcome = play(
-        engine.limits,
-        engine.rows,
-        engine.num_running,
-        engine.num_free_blocks,
-        np.zeros((0, NUM_COLUMNS), dtype=np.int64),
-        table,
-        0.0,
-        True,
-        np.zeros(0, dtype=np.int64),
-        MAX_TRACED,
-        work,
-        np.zeros((len(engine.rows) + 1, NUM_TIMES)),
-        np.zeros(0),
-        np.zeros(1),
-        trace,
-    )
-    assert outcome == PLAYED, outcome
-    ids = [sequence.request_id for sequence in population.running + population.waiting]
-    traced = trace[: work.counters[NUM_TRACED]].tolist()
-    batches = [
-        [(ids[rows_of[slot]], num_tokens) for _, slot, num_tokens in chunks]
-        for _, chunks in groupby(traced, key=lambda row: row[0])
-    ]
-    return Future(batches, int(work.counters[PREEMPTIONS]))
-
-
-def play_reference(snapshot: EngineSnapshot, workload: Workload) -> Future:
-    """What the step-by-step reference expects."""
-    lengths = {arrival.request_id: arrival.output_length for arrival in workload.arrivals}
-    live = from_snapshot(snapshot, lengths.__getitem__)
-    in_flight = deque(batch for _, batch in live.in_flight)
-    future = Future()
-    if len(in_flight) == workload.num_batches_at_once:
-        live.scheduler.update(in_flight.popleft())
-    while live.scheduler.sequences:
-        batch = live.scheduler.schedule()
-        in_flight.append(batch)
-        future.num_preemptions += len(batch.preempted)
-        if batch.chunks:
-            future.batches.append(list(batch.num_scheduled_tokens.items()))
-        if len(in_flight) >= workload.num_batches_at_once or not batch.chunks:
-            live.scheduler.update(in_flight.popleft())
-    return future
-
-
-def _sent(workload: Workload) -> list[SentRequest]:
+def sent_requests(workload: Workload) -> list[SentRequest]:
     """What a gateway that knows all lengths would tell."""
     return [
         SentRequest(

@@ -2,87 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 import anyio
 import pytest
 
-from exp.vllm_cpu.command import SERVED_MODEL_NAME, vllm_command
+from exp.vllm_cpu.command import SERVED_MODEL_NAME
 from predictor.errors import StateUnavailable
 from predictor.state.plugin import PluginStateSource
-from predictor.vllm_plugin.shared_memory import snapshot_path
-from tests.vllm.environment import MODEL_DIR, quiet_environment, vllm_python
+from tests.vllm.server import Server, running_server
 from wire.snapshot import EngineSnapshot
 
 pytestmark = [pytest.mark.vllm, pytest.mark.anyio]
 
-START_TIMEOUT_S = 180.0
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A running vLLM server."""
-
-    url: str
-    engine_id: str
-    snapshot_url: str
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests here, stopped with its children by process group."""
-    port, snapshot_port = free_port(), free_port()
-    engine_id = f"test-{uuid.uuid4().hex}"
-    command = vllm_command(vllm_python(), MODEL_DIR, port, engine_id, kv_cache_bytes=64 * 2**20)
-    env = command.full_env(quiet_environment())
-    env["ASTROLABE_SNAPSHOT_LISTEN"] = f"127.0.0.1:{snapshot_port}"
-    log_path = tmp_path_factory.mktemp("vllm") / "server.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command.argv, env=env, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        wait_until_healthy(process, port, log_path)
-        yield Server(
-            f"http://127.0.0.1:{port}", engine_id, f"http://127.0.0.1:{snapshot_port}/snapshot"
-        )
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            snapshot_path(engine_id).unlink(missing_ok=True)
-
-
-def wait_until_healthy(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
-    """Until the port is open, which vLLM's is when it can serve."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    pytest.fail(f"vLLM did not start:\n{log_path.read_text()[-4000:]}")
+    """One server for all tests here."""
+    with running_server(tmp_path_factory.mktemp("vllm"), kv_cache_bytes=64 * 2**20) as server:
+        yield server
 
 
 @pytest.fixture

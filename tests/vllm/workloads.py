@@ -68,11 +68,6 @@ class Workload:
     """In order."""
 
     @property
-    def num_batches_at_once(self) -> int:
-        """Batches in flight while there is work."""
-        return 2 if self.limits.async_scheduling else 1
-
-    @property
     def last_arrival_step(self) -> int:
         """Before it the last request comes."""
         return self.arrivals[-1].step
