@@ -14,6 +14,7 @@ commands (COMMAND --help lists the options of each):
   whatif   answer a question from files: a snapshot and a request
   record   record snapshots of a live engine
   profile  measure, import or print step times
+  compile  compile the what-if ahead of the first start
 
 examples:
   python -m predictor serve --port 8101 --engine-url http://127.0.0.1:8001 --engine-id unit-1 \\
@@ -27,6 +28,7 @@ COMMANDS = {
     "whatif": "predictor.whatif_command",
     "record": "predictor.record_command",
     "profile": "predictor.profile_command",
+    "compile": "predictor.compile_command",
 }
 """Modules with a ``main(arguments) -> exit status``. Imported when called for: each has other heavy
 imports, of which the others need none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -99,20 +99,24 @@ class App:
     @asynccontextmanager
     async def _lifespan(self, control: FastAPI) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_logged, self._warm_up, "the backend cannot be loaded: not ready")
-            if self._learner is not None:
-                tasks.start_soon(_logged, self._learner.run, "step times are learnt no more")
+            tasks.start_soon(self._warm_up_and_learn)
             try:
                 yield
             finally:
                 tasks.cancel_scope.cancel()
         await self._service.close()
 
-    async def _warm_up(self) -> None:
-        await self._service.warm_up(self._limits)
-        # What is there now stays; looking through it at each collection would delay answers.
-        gc.collect()
-        gc.freeze()
+    async def _warm_up_and_learn(self) -> None:
+        """Whatever goes wrong here, the sidecar lives on."""
+        try:
+            await self._service.warm_up(self._limits)
+            # What is there now stays; looking through it at each collection would delay answers.
+            gc.collect()
+            gc.freeze()
+            if self._learner is not None:
+                await self._learner.run()
+        except Exception:
+            logger.exception("the backend cannot be loaded, or step times are learnt no more")
 
 
 def create_app(settings: ServeSettings, clock: Callable[[], float] = time.time) -> App:
@@ -122,11 +126,3 @@ def create_app(settings: ServeSettings, clock: Callable[[], float] = time.time) 
         ConfigError, ConfigurationError: a setting or file cannot be used; names key and value.
     """
     return App(settings, clock)
-
-
-async def _logged(run: Callable[[], Awaitable[None]], consequence: str) -> None:
-    """Whatever goes wrong in the background, the sidecar lives on."""
-    try:
-        await run()
-    except Exception:
-        logger.exception("%s", consequence)

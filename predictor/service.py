@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from predictor.backends.base import Answer, Backend, BacklogAnswer
+from predictor.backends.fast import FastBackend
 from predictor.calibration import Calibration
 from predictor.errors import NotReady
 from predictor.metrics import SidecarMetrics
@@ -70,9 +71,10 @@ class PredictionService:
         self._backend = await self._turns.load(load)
 
     async def use_step_time(self, step_time: StepTimeModel) -> None:
-        """Let later what-ifs take their step times from this model."""
+        """Let later what-ifs take their step times from this model; Vidur keeps to its tables."""
         backend = self._loaded_backend()
-        await self._turns.load(lambda: backend.use_step_time(step_time))
+        if isinstance(backend, FastBackend):
+            await self._turns.load(partial(backend.use, step_time))
 
     async def read_state(self) -> State:
         """The engine's state; raises StateUnavailable."""
@@ -183,8 +185,8 @@ def _prediction(
         e2e_ms=answer.e2e_s * 1e3,
         ttft_p50_ms=answer.ttft_s * 1e3,
         ttft_p90_ms=answer.ttft_s * 1e3,
-        tpot_p50_ms=_or_mean(answer.tpot_p50_s, answer.tpot_s) * 1e3,
-        tpot_p90_ms=_or_mean(answer.tpot_p90_s, answer.tpot_s) * 1e3,
+        tpot_p50_ms=answer.tpot_s * 1e3,
+        tpot_p90_ms=answer.tpot_s * 1e3,
         e2e_p50_ms=_or_mean(answer.e2e_p50_s, answer.e2e_s) * 1e3,
         e2e_p90_ms=_or_mean(answer.e2e_p90_s, answer.e2e_s) * 1e3,
         added_delay_others_ms=answer.added_delay_others_s * 1e3,

@@ -54,7 +54,7 @@ class ServeSettings(BaseSettings):
     )
     gpu: str = Field(description="the GPU's name, such as A30, A100-80G, H100 or CPU")
     backend: BackendName = Field(
-        "vidur",
+        "fast",
         description="what plays the engine forward: the compiled what-if, or stock Vidur, the "
         "reference (pip install 'astrolabe-llm[vidur]')",
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 from predictor.backends.base import Backend
+from predictor.backends.fast import FastBackend
 from predictor.errors import ConfigurationError
 from predictor.settings import BackendName, Rules
 from predictor.step_time.base import StepTimeModel
 from predictor.step_time.gpus import Gpu
+from predictor.step_time.profiles import load_profile
 from predictor.step_time.roofline import RooflineStepTime
-from predictor.step_time.vidur_profile import read_profile
 from predictor.step_time.vidur_step_time import VidurStepTime
 from predictor.step_time.vidur_tables import OperatorTimes, RooflineTimes
 from wire.model_config import ModelConfig
@@ -28,6 +28,8 @@ def make_backend(
         ConfigError: the profile cannot be used.
         ConfigurationError: the backend has no such rules, or Vidur is not installed.
     """
+    if name == "fast":
+        return FastBackend(make_step_time(model, gpu, profile), rules or "vllm")
     if rules == "vllm":
         raise ConfigurationError("--rules vllm: the backend vidur has sarathi's only")
     if importlib.util.find_spec("vidur") is None:
@@ -36,7 +38,10 @@ def make_backend(
 
     times: OperatorTimes = RooflineTimes(model, gpu)
     if profile is not None:
-        times = read_profile(Path(profile), model)
+        step_time = load_profile(profile, model, gpu)
+        if not isinstance(step_time, VidurStepTime):
+            raise ConfigurationError(f"--profile {profile}: the backend vidur needs Vidur's kind")
+        times = step_time.times
     return VidurBackend(model, gpu, times)
 
 
@@ -48,4 +53,4 @@ def make_step_time(model: ModelConfig, gpu: Gpu, profile: str | None) -> StepTim
     """
     if profile is None:
         return RooflineStepTime(model, gpu)
-    return VidurStepTime(read_profile(Path(profile), model), model, gpu)
+    return load_profile(profile, model, gpu)

@@ -29,7 +29,7 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         ([*USABLE, "--engine-url", "localhost:8001"], "got 'localhost:8001'"),
         ([*USABLE, "--snapshot", "tcp://there"], "tcp://there"),
         ([*USABLE, "--engine-id", "a/b"], "'a/b'"),
-        ([*USABLE, "--profile", "/nowhere"], "/nowhere/attention.csv"),
+        ([*USABLE, "--profile", "/nowhere"], "profile '/nowhere'"),
         (["serve", "--model-config", "/nowhere.json", "--gpu", "A30"], "/nowhere.json"),
     ],
 )
