@@ -17,10 +17,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from predictor.errors import StateUnavailable
 from predictor.questions import check_sent
+from predictor.state.metrics import with_slots_for
 from predictor.step_time.base import StepTimeModel, batch_shape
 from wire.prediction import SentRequest
 from wire.prediction import StateSource as StateSourceName
@@ -76,9 +75,8 @@ class LedgerStateSource:
             raise StateUnavailable("the question does not say what the engine was sent")
         check_sent(sent)
         running, waiting = rebuild(sent, self._limits, self._step_time)
-        limits, num_blocks = self._limits, sum(sequence.num_blocks for sequence in running)
-        if len(running) > limits.max_num_seqs:  # an engine that streams so many has the slots
-            limits = msgspec.structs.replace(limits, max_num_seqs=len(running))
+        limits = with_slots_for(len(running), self._limits)
+        num_blocks = sum(sequence.num_blocks for sequence in running)
         return EngineSnapshot(
             version=SNAPSHOT_VERSION,
             engine_id=self._engine_id,

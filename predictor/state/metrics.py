@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from predictor.errors import StateUnavailable, StateUnreachable
 from predictor.overlay import DEFAULT_OUTPUT_TOKENS
+from predictor.state.validate import MAX_SEQUENCES, check_snapshot
 from wire.model_config import ModelConfig
 from wire.prediction import SentRequest
 from wire.prediction import StateSource as StateSourceName
@@ -26,6 +27,7 @@ from wire.snapshot import SNAPSHOT_VERSION, EngineLimits, EngineSnapshot, Sequen
 MAX_METRICS_BYTES = 8 * 1024 * 1024
 DEFAULT_PROMPT_TOKENS = 256
 SYNTHETIC_ID = "metrics:"
+MAX_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,10 @@ class MetricsStateSource:
 
     def _snapshot(self, counts: EngineCounts, now: float) -> EngineSnapshot:
         limits = limits_of(self._model, self._num_gpu_blocks, counts.cache_config)
+        limits = with_slots_for(counts.num_running, limits)
+        prompt_tokens = min(DEFAULT_PROMPT_TOKENS, limits.max_model_len - 1)
         blocks_used = round(min(1.0, max(0.0, counts.kv_usage)) * limits.num_gpu_blocks)
-        return EngineSnapshot(
+        snapshot = EngineSnapshot(
             version=SNAPSHOT_VERSION,
             engine_id=self._engine_id,
             model=self._model.model_name,
@@ -117,12 +121,14 @@ class MetricsStateSource:
             limits=limits,
             running=synthetic_running(counts.num_running, blocks_used, limits),
             waiting=[
-                _synthetic(f"waiting-{i}", DEFAULT_PROMPT_TOKENS, 0, 0, limits)
+                _synthetic(f"waiting-{i}", prompt_tokens, 0, 0, limits)
                 for i in range(counts.num_waiting)
             ],
             num_free_blocks=limits.num_gpu_blocks - blocks_used,
             num_preemptions=counts.num_preemptions,
         )
+        check_snapshot(snapshot)  # labels of the page may say anything
+        return snapshot
 
 
 def parse_metrics(page: str) -> EngineCounts:
@@ -148,12 +154,20 @@ def parse_metrics(page: str) -> EngineCounts:
             raise StateUnavailable(f"the engine's /metrics has no {name}: is it a vLLM server?")
         return found
 
+    def count(name: str) -> int:
+        found = sum(required(name))
+        if not 0 <= found <= MAX_SEQUENCES:
+            raise StateUnavailable(f"the engine's /metrics: {name} cannot be {found}")
+        return int(found)
+
     usage = required("vllm:kv_cache_usage_perc")
     return EngineCounts(
-        num_running=int(sum(required("vllm:num_requests_running"))),
-        num_waiting=int(sum(required("vllm:num_requests_waiting"))),
+        num_running=count("vllm:num_requests_running"),
+        num_waiting=count("vllm:num_requests_waiting"),
         kv_usage=sum(usage) / len(usage),
-        num_preemptions=int(sum(values.get("vllm:num_preemptions_total", ()))),
+        num_preemptions=int(
+            sum(filter(math.isfinite, values.get("vllm:num_preemptions_total", ())))
+        ),
         cache_config=cache_config,
     )
 
@@ -173,6 +187,15 @@ def limits_of(
     )
 
 
+def with_slots_for(num_running: int, limits: EngineLimits) -> EngineLimits:
+    """Limits that allow for as many running sequences as there are: an engine may have been started
+    with more slots than its model's configuration says.
+    """
+    if num_running <= limits.max_num_seqs:
+        return limits
+    return msgspec.structs.replace(limits, max_num_seqs=num_running)
+
+
 def name_sequences(snapshot: EngineSnapshot, sent: Sequence[SentRequest]) -> EngineSnapshot:
     """Give synthetic sequences the identities and sizes of what the gateway has sent.
 
@@ -190,6 +213,7 @@ def name_sequences(snapshot: EngineSnapshot, sent: Sequence[SentRequest]) -> Eng
     waiting = [_named(request, limits, running=False) for request in queued]
     return msgspec.structs.replace(
         snapshot,
+        limits=with_slots_for(len(running), limits),
         running=running + snapshot.running[len(running) :],
         waiting=waiting + snapshot.waiting[len(waiting) :],
     )
@@ -211,14 +235,14 @@ def synthetic_running(count: int, blocks_used: int, limits: EngineLimits) -> lis
 def _synthetic(
     name: str, prompt: int, generated: int, num_blocks: int, limits: EngineLimits
 ) -> SequenceState:
-    """A sequence; running if it has generated tokens."""
+    """A sequence; running if it holds blocks."""
     return SequenceState(
         request_id=SYNTHETIC_ID + name,
         num_prompt_tokens=prompt,
         num_tokens=prompt + generated,
         num_computed_tokens=max(0, prompt + generated - 1) if generated else 0,
         max_tokens=max(1, limits.max_model_len - prompt),
-        status="running" if generated else "waiting",
+        status="running" if num_blocks else "waiting",
         num_blocks=num_blocks,
     )
 
@@ -241,4 +265,6 @@ def _named(request: SentRequest, limits: EngineLimits, running: bool) -> Sequenc
 
 def _positive(label: str | None) -> int | None:
     """A label as a positive number, else None."""
-    return int(label) if label and label.isdecimal() and int(label) > 0 else None
+    if not label or len(label) > MAX_DIGITS or not label.isdecimal():
+        return None
+    return int(label) or None

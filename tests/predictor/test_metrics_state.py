@@ -8,13 +8,15 @@ from predictor.errors import StateUnavailable
 from predictor.overlay import build_population
 from predictor.state.metrics import (
     EngineCounts,
+    MetricsStateSource,
     limits_of,
     name_sequences,
     parse_metrics,
     synthetic_running,
 )
+from predictor.state.validate import check_snapshot
 from tests.predictor.engines import MODEL, NOW, limits, snapshot, waiting
-from tests.predictor.sidecar import metrics_page
+from tests.predictor.sidecar import metrics_page, metrics_server
 from wire.prediction import SentRequest
 
 
@@ -86,3 +88,30 @@ def test_a_stream_that_the_page_does_not_count_runs_all_the_same() -> None:
         request_id="s", num_prompt_tokens=50, expected_output_tokens=80, has_first_token=True
     )
     assert [s.request_id for s in name_sequences(snapshot(), [stream]).running] == ["s"]
+
+
+@pytest.mark.parametrize("count", ["-1", "1e18"])
+def test_counts_that_cannot_be_are_refused(count: str) -> None:
+    """A sequence is made for each."""
+    page = metrics_page(num_running=3).replace("} 3.0", f"}} {count}")
+    with pytest.raises(StateUnavailable, match="num_requests_running cannot be"):
+        parse_metrics(page)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("max_model_len", [2, 100, 4096])
+async def test_whatever_the_page_says_is_a_state_or_refused(max_model_len: int) -> None:
+    """More running sequences than slots, tiny models, blocks that are too few or far too many."""
+    model = MODEL.model_copy(update={"max_model_len": max_model_len})
+    with metrics_server() as engine:
+        source = MetricsStateSource(engine.url, model, "e", 500, lambda: NOW, max_age_s=-1.0)
+        engine.page = metrics_page(num_running=60, num_waiting=2, kv_usage=1.5)
+        found = await source.read()
+        check_snapshot(found)
+        assert (len(found.running), found.limits.max_num_seqs) == (60, 60)
+        engine.page = engine.page.replace('"800"', '"1"').replace('"16"', '"1"')
+        check_snapshot(await source.read())
+        engine.page = engine.page.replace('"1"', '"999999999999999999"', 1)
+        with pytest.raises(StateUnavailable, match=r"limits\.block_size"):
+            await source.read()
+        await source.close()
