@@ -55,7 +55,8 @@ class _Window:
         self.num_kept = int(np.count_nonzero(self._numbers != _FORGOTTEN))
 
     def samples(self) -> NDArray[np.float64]:
-        return self._rows[self._numbers != _FORGOTTEN]
+        kept: NDArray[np.float64] = self._rows[self._numbers != _FORGOTTEN]
+        return kept
 
     def is_due(self) -> bool:
         """An eighth of the samples is new, or the first of them."""

@@ -52,7 +52,10 @@ class Correction:
 
     def means_ms(self, raw_ms: NDArray[np.float64]) -> NDArray[np.float64]:
         """``mean_ms`` of many, all above 0."""
-        return np.maximum(self.factor * raw_ms + self.added_ms, raw_ms / LARGEST_FACTOR)
+        means: NDArray[np.float64] = np.maximum(
+            self.factor * raw_ms + self.added_ms, raw_ms / LARGEST_FACTOR
+        )
+        return means
 
     def p50_ms(self, raw_ms: float) -> float:
         """The corrected median."""
