@@ -39,7 +39,8 @@ def remaining_tokens(expected: float | Points, num_generated: int, max_tokens: i
             left = _within(OUTGROWN_SHARE * expected, room)
     else:
         left = expected_remaining(expected, num_generated, max_tokens)
-    return max(1, round(min(left, room)))
+    remaining = round(left) if left < room else room
+    return remaining if remaining > 1 else 1
 
 
 def expected_remaining(points: Points, num_generated: float, max_tokens: float = math.inf) -> float:
