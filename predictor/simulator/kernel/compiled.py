@@ -9,6 +9,7 @@ here allocates, so that there is nothing to count.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -25,3 +26,17 @@ inlined: Callable[[_Function], _Function] = numba.njit(inline="always", **_optio
 
 seldom: Callable[[_Function], _Function] = numba.njit(**_options)
 """What runs now and then: stays a function of its own, which keeps compilation short."""
+
+
+def forget_outdated(function: Callable[..., Any]) -> None:
+    """Remove numba's index of cached kernel code where any source of the kernel is newer.
+
+    numba looks at the file of the function itself alone, not at those of the functions inlined.
+    """
+    folder = Path(__file__).parent
+    sources = [*folder.glob("*.py"), folder.parents[1] / "step_time" / "table.py"]
+    changed_at = max(source.stat().st_mtime for source in sources)
+    cache: Any = function
+    for index in Path(cache.stats.cache_path).glob("*.nbi"):
+        if index.stat().st_mtime < changed_at:
+            index.unlink(missing_ok=True)
