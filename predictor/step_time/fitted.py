@@ -59,7 +59,7 @@ class BatchSums(Protocol):
 def features(sums: BatchSums, knot: int) -> Floats:
     """The features of a batch, (8,)."""
     tokens = sums.num_prefill_tokens + sums.num_decode_tokens
-    return np.array(
+    values: Floats = np.array(
         [
             1.0,
             float(sums.num_prefill_seqs > 0),
@@ -72,6 +72,7 @@ def features(sums: BatchSums, knot: int) -> Floats:
         ],
         dtype=np.float64,
     )
+    return values
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,8 @@ def solve_nonnegative(gram: Floats, moments: Floats, start: Floats | None = None
         if gradient[worst] <= tolerance:
             break
         free[worst] = True
-    return x / scale
+    solution: Floats = x / scale
+    return solution
 
 
 def _descend(gram: Floats, target: Floats, x: Floats, free: NDArray[np.bool_]) -> Floats:

@@ -40,6 +40,7 @@ _EDGE = 1.25
 """Times count as if they were at most this multiple of the expected one, or its reciprocal."""
 _CREDIBLE = 1.5
 """When half of the last steps are further off than this multiple, the engine has changed."""
+_LEAST_S = 1e-6
 _FEW = 5
 """Steps that are too few to tell an engine that has changed from a hiccup."""
 
@@ -143,7 +144,9 @@ class OnlineStepTime:
 
     def _learn(self, record: StepRecord) -> None:
         batch = features(record, self._design.knot)
-        step = _Step(batch, record.duration_s, float(batch @ self._coefficients))
+        # An engine that claims absurd batches may have led to no time at all for this one.
+        expected_s = max(float(batch @ self._coefficients), _LEAST_S)
+        step = _Step(batch, record.duration_s, expected_s)
         self._times.append((step.duration_s, step.expected_s))
         self._num_steps += 1
         memory = self._prefills if record.num_prefill_tokens else self._decodes
@@ -154,7 +157,8 @@ class OnlineStepTime:
 
     def _start_anew(self, changed: _Memory) -> None:
         self._prior_scale = _median(
-            step.duration_s / float(step.batch @ self._prior) for step in changed.last
+            step.duration_s / max(float(step.batch @ self._prior), _LEAST_S)
+            for step in changed.last
         )
         for memory in (self._decodes, self._prefills):
             if memory.is_off():

@@ -107,4 +107,5 @@ def _equal_chunks(shape: BatchShape) -> list[tuple[int, int]]:
 def _grid(
     time_ms: Callable[[int, int], float], rows: Sequence[int], columns: Sequence[int]
 ) -> Floats:
-    return np.array([[time_ms(row, column) for column in columns] for row in rows])
+    times: Floats = np.array([[time_ms(row, column) for column in columns] for row in rows])
+    return times
