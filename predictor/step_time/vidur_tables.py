@@ -21,13 +21,13 @@ from typing import Protocol
 
 from predictor.step_time import roofline
 from predictor.step_time.gpus import Gpu
+from predictor.step_time.table import CHUNK_STRIDE
 from wire.model_config import ModelConfig
 from wire.snapshot import EngineLimits
 
 Table = dict[tuple[int, ...], float]
 
 TOKEN_STRIDE = 8
-CHUNK_STRIDE = 32
 _MAX_CONTEXTS = 256
 _MIN_GRANULARITY = 16
 
