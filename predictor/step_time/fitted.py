@@ -135,7 +135,7 @@ def _misfit(design: Design) -> float:
 def _shapes(model: ModelConfig) -> list[BatchShape]:
     """Batches of decodes, of one or of four equal prefills, and of both, at several contexts."""
     sizes = _powers_of_two(8, model.chunk_size)
-    prefills = [[], *([n] for n in sizes), *([n // 4] * 4 for n in sizes)]
+    prefills = [[], *([n] for n in sizes), *([max(1, n // 4)] * 4 for n in sizes)]
     decodes = [0, *_powers_of_two(1, model.max_batch_size)]
     return [
         batch_shape([(n, context) for n in chunks], [context] * num_decodes)

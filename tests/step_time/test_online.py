@@ -57,6 +57,13 @@ def test_before_any_step_it_is_the_prior(gpu: str) -> None:
     assert max(errors) < 0.1
 
 
+def test_an_engine_of_the_smallest_limits_can_be_learnt_from() -> None:
+    """One sequence at a time, in chunks of one token."""
+    tiny = LLAMA.model_copy(update={"max_batch_size": 1, "chunk_size": 1})
+    learnt = OnlineStepTime(ROOFLINE, tiny).model()
+    assert learnt.step_s(DECODES[0]) == pytest.approx(ROOFLINE.step_s(DECODES[0]), rel=0.03)
+
+
 def test_it_becomes_the_engine() -> None:
     """From steps with 5 % noise, whatever prior it began with."""
     engine = ShiftedEngine()
