@@ -68,7 +68,7 @@ class Calibration:
         e2e_p50_ms = max(ttft_p50_ms, e2e.p50_ms(known.e2e_p50))
         return msgspec.structs.replace(
             raw,
-            queue_ms=raw.queue_ms * (ttft_ms / raw.ttft_ms) if raw.ttft_ms > 0.0 else 0.0,
+            queue_ms=ttft_ms * (raw.queue_ms / raw.ttft_ms) if raw.ttft_ms > 0.0 else 0.0,
             ttft_ms=ttft_ms,
             ttft_p50_ms=ttft_p50_ms,
             ttft_p90_ms=ttft_p90_ms,
