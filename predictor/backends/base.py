@@ -10,9 +10,12 @@ from predictor.overlay import Population, SimulatedSequence
 from wire.snapshot import EngineLimits
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """What a request would meet; seconds from the population's ``now``."""
+    """What a request would meet; seconds from the population's ``now``.
+
+    A value that nothing changes; freezing it would double the time of the smallest what-ifs.
+    """
 
     queue_s: float
     """Until it is first scheduled."""

@@ -103,7 +103,7 @@ class FastBackend:
         engine = self._engine_of(population)
         start_s = engine.start_s(population.now)
         alone = self._alone(engine)
-        rows = newcomer_rows(backlog, engine.size)
+        rows = newcomer_rows(backlog)
         run = self._runner.play(engine.arrays, rows, engine.table, until_all=True)
         last_s = float(run.times[:, END].max(initial=NEVER))
         return BacklogAnswer(
@@ -118,7 +118,7 @@ class FastBackend:
 
     def _answer(self, engine: _Engine, newcomer: SimulatedSequence, start_s: float) -> Answer:
         """Its own latencies; one run times every length that it may have."""
-        rows = newcomer_rows((newcomer,), engine.size)
+        rows = newcomer_rows((newcomer,))
         lengths = sorted({tokens for _, tokens in newcomer.output_quantiles})
         if not lengths:
             run = self._runner.play(engine.arrays, rows, engine.table, until_all=False)
@@ -135,7 +135,7 @@ class FastBackend:
     ) -> Answer:
         """What it costs the others is taken for its expected length."""
         alone = self._alone(engine)
-        rows = newcomer_rows((newcomer,), engine.size)
+        rows = newcomer_rows((newcomer,))
         run = self._runner.play(engine.arrays, rows, engine.table, until_all=True)
         delay_s, max_delay_s = added_delays(run.times, alone)
         gap_s = max(0.0, run.longest_step_s - engine.alone_longest_step_s)
@@ -153,7 +153,7 @@ class FastBackend:
 
     def _alone(self, engine: _Engine) -> Floats:
         if engine.alone is None:
-            nobody = newcomer_rows((), engine.size)
+            nobody = newcomer_rows(())
             run = self._runner.play(engine.arrays, nobody, engine.table, until_all=True)
             engine.alone = run.times.copy()
             engine.alone_longest_step_s = run.longest_step_s
@@ -189,14 +189,15 @@ def _key(population: Population) -> tuple[object, ...]:
 
 def _answer_of(run: Run, slot: int, num_tokens: int, start_s: float) -> Answer:
     queue_s, ttft_s, e2e_s = run.times[slot].tolist()
+    counters = run.counters
     return Answer(
         queue_s=start_s + queue_s,
         ttft_s=start_s + ttft_s,
         tpot_s=(e2e_s - ttft_s) / max(1, num_tokens - 1),
         e2e_s=start_s + e2e_s,
         added_delay_others_s=0.0,
-        num_preempted=int(run.counters[PREEMPTIONS_MET]),
-        num_own_preemptions=int(run.counters[OWN_PREEMPTIONS]),
+        num_preempted=counters.item(PREEMPTIONS_MET),
+        num_own_preemptions=counters.item(OWN_PREEMPTIONS),
     )
 
 

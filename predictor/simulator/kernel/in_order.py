@@ -102,7 +102,8 @@ def preempt(work: Work, limits: Ints, slot: int) -> None:
     What it was granted in this step counts as computed: its blocks exist, and are cached.
     """
     slots, counters = work.slots, work.counters
-    state, num_unknown = slots[slot, STATE], limits[ASYNC]
+    state = slots[slot, STATE]
+    num_unknown: int = limits[ASYNC]
     if state == PREFILLING:
         _drop_partial(work, slot)
         num_unknown = 0

@@ -25,6 +25,11 @@ Chunks = list[tuple[int, int]]
 """(tokens, context before) of each sequence in a batch."""
 
 
+_NEW_RANK = 1 << 40
+"""By arrival; beyond the rank of any sequence that is there. Those of sequences that have gone with
+a batch in flight are missing, so that their number would not do."""
+
+
 class Loaded(NamedTuple):
     """An engine's state for the kernel, and what must pass before it."""
 
@@ -56,16 +61,15 @@ def load_population(population: Population) -> Loaded:
     return Loaded(EngineArrays(limits_array(limits), rows, num_running, free), in_flight, kept)
 
 
-def newcomer_rows(newcomers: Sequence[SimulatedSequence], num_rows: int) -> Ints:
-    """Rows of requests that arrive now, after ``num_rows`` others."""
-    table: Ints = np.zeros((len(newcomers), NUM_COLUMNS), dtype=np.int64)
-    if newcomers:
-        table[:] = [_row(newcomer) for newcomer in newcomers]
-    table[:, ARRIVAL] = np.arange(num_rows, num_rows + len(newcomers))
-    return table
+def newcomer_rows(newcomers: Sequence[SimulatedSequence]) -> Ints:
+    """Rows of requests that arrive now, after all others."""
+    if not newcomers:
+        return np.zeros((0, NUM_COLUMNS), dtype=np.int64)
+    rows = [_row(newcomer, _NEW_RANK + index) for index, newcomer in enumerate(newcomers)]
+    return np.array(rows, dtype=np.int64)
 
 
-def _row(sequence: SimulatedSequence) -> tuple[int, ...]:
+def _row(sequence: SimulatedSequence, arrival: int = 0) -> tuple[int, ...]:
     """In the order of the columns."""
     return (
         sequence.num_tokens,
@@ -73,7 +77,7 @@ def _row(sequence: SimulatedSequence) -> tuple[int, ...]:
         sequence.remaining_tokens,
         int(sequence.remaining_tokens >= sequence.max_remaining_tokens),
         sequence.priority,
-        0,
+        arrival,
         sequence.num_prompt_tokens,
         0,
     )
