@@ -83,15 +83,25 @@ def _hand_out_blocks(scheduler: Scheduler, snapshot: EngineSnapshot) -> None:
     used = snapshot.limits.num_gpu_blocks - snapshot.num_free_blocks
     shared = max(sum(state.num_blocks for state in snapshot.running) - used, 0)
     lender: list[int] = []
-    for seq, state in zip(scheduler.running, snapshot.running, strict=True):
-        borrowed = lender[: min(shared, state.num_blocks)]
+    shareable = _shareable_blocks(snapshot, shared)
+    for seq, state, most in zip(scheduler.running, snapshot.running, shareable, strict=True):
+        borrowed = lender[: min(shared, most)]
         shared -= len(borrowed)
         pool.touch(borrowed)
         seq.blocks = borrowed + pool.allocate(min(state.num_blocks - len(borrowed), pool.num_free))
         num_slots = len(seq.blocks) * snapshot.limits.block_size
         num_known = min(seq.num_computed_tokens, seq.num_tokens, num_slots)
         scheduler.kv_cache.cache_full_blocks(seq, num_known)
-        lender = max(lender, seq.blocks, key=len)
+        lender = max(lender, seq.blocks[:most], key=len)
+
+
+def _shareable_blocks(snapshot: EngineSnapshot, shared: int) -> list[int]:
+    """How many of its blocks each running sequence may share: its prompt's full ones, if they do."""
+    size = snapshot.limits.block_size
+    of_prompts = [min(s.num_blocks, s.num_prompt_tokens // size) for s in snapshot.running]
+    if sum(of_prompts) - max(of_prompts, default=0) >= shared:
+        return of_prompts
+    return [state.num_blocks for state in snapshot.running]
 
 
 def _batches_in_flight(
