@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
-from predictor.backends.base import Answer
+from predictor.backends.base import Answer, BacklogAnswer
 from predictor.backends.vidur_predictor import TablePredictor, replica_config
 from predictor.backends.vidur_run import VidurRun
 from predictor.errors import SimulationFailed
 from predictor.overlay import Population, SimulatedSequence
+from predictor.simulator.kernel.cost import added_delays, count_broken, goals_of
 from predictor.step_time.gpus import Gpu
 from predictor.step_time.vidur_tables import OperatorTimes, build_tables
 from wire.model_config import ModelConfig
@@ -50,29 +54,40 @@ class VidurBackend:
         cost_to_others: bool = True,
     ) -> Iterator[Answer]:
         """One run for each newcomer; for the cost one without any, which they share."""
-        try:
-            predictor = self._predictor_for(population.limits)
-            base = VidurRun(population, predictor, self._replica) if cost_to_others else None
+        with _failing_clearly():
+            base = self._play_out(population) if cost_to_others else None
             for newcomer in newcomers:
-                run = VidurRun(population, predictor, self._replica, newcomer)
-                yield self._answer(base, run, newcomer)
-        except (AssertionError, LookupError, ValueError, ArithmeticError) as error:
-            # Vidur checks itself with asserts; a table without the key raises a LookupError.
-            reason = f"{type(error).__name__}: {error}"
-            raise SimulationFailed(f"Vidur cannot play this state: {reason}") from error
+                run = self._run(population, [newcomer])
+                run.play_newcomers()
+                answer = _answers(run, [newcomer])[0]
+                if base is not None:
+                    run.play_out()
+                    answer = replace(answer, **_cost_to_others(population, base, run))
+                yield answer
 
-    def _answer(self, base: VidurRun | None, run: VidurRun, newcomer: SimulatedSequence) -> Answer:
-        run.play_newcomer()
-        ttft_s = run.newcomer.prefill_completed_at
-        e2e_s = run.newcomer.completed_at
-        return Answer(
-            queue_s=max(0.0, run.newcomer.scheduled_at),
-            ttft_s=ttft_s,
-            tpot_s=(e2e_s - ttft_s) / max(1, newcomer.remaining_tokens - 1),
-            e2e_s=e2e_s,
-            added_delay_others_s=added_delay_s(base, run) if base else 0.0,
-            num_preempted=run.num_preempted,
+    def drain(self, population: Population, backlog: Sequence[SimulatedSequence]) -> BacklogAnswer:
+        """One run with the backlog and one without."""
+        with _failing_clearly():
+            base, run = self._play_out(population), self._run(population, backlog)
+            run.play_newcomers()
+            answers = _answers(run, backlog)
+            run.play_out()
+            cost = _cost_to_others(population, base, run)
+        return BacklogAnswer(
+            requests=answers,
+            drain_s=run.clock_s,
+            added_delay_others_s=cost["added_delay_others_s"],
+            num_slo_broken=cost["num_slo_broken"],
         )
+
+    def _run(self, population: Population, newcomers: Sequence[SimulatedSequence]) -> VidurRun:
+        predictor = self._predictor_for(population.limits)
+        return VidurRun(population, predictor, self._replica, newcomers)
+
+    def _play_out(self, population: Population) -> VidurRun:
+        run = self._run(population, ())
+        run.play_out()
+        return run
 
     def _predictor_for(self, limits: EngineLimits) -> TablePredictor:
         """The tables are kept until an engine with other limits comes along."""
@@ -89,20 +104,40 @@ class VidurBackend:
         return self._predictor
 
 
-def added_delay_s(base: VidurRun, run: VidurRun) -> float:
-    """How far the others in ``run`` lag behind ``base``, summed up, at the end of ``run``.
+@contextmanager
+def _failing_clearly() -> Iterator[None]:
+    """Vidur checks itself with asserts; a table without the key raises a LookupError."""
+    try:
+        yield
+    except (AssertionError, LookupError, ValueError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise SimulationFailed(f"Vidur cannot play this state: {reason}") from error
 
-    An other's lag is the difference between the times at which it came to its last token so far,
-    or, where that is more, how long ago it would have had the next one. ``base`` is played as far
-    as this needs.
-    """
-    base.play_until(run.clock_s)
-    lag_s = 0.0
-    for other, alone in zip(run.others, base.others, strict=True):
-        mine, theirs = run.progress[other.id], base.progress[alone.id]
-        last = mine.tokens[-1] if mine.tokens else 0
-        reached_s = theirs.try_time_of(last)
-        lag = mine.times_s[-1] - reached_s if mine.tokens and reached_s is not None else 0.0
-        next_s = None if other.completed else theirs.try_time_of(last + 1)
-        lag_s += max(lag, run.clock_s - next_s) if next_s is not None else lag
-    return max(0.0, lag_s)
+
+def _answers(run: VidurRun, newcomers: Sequence[SimulatedSequence]) -> tuple[Answer, ...]:
+    """What newcomers that have ended met; what they cost others is left at 0."""
+    return tuple(
+        Answer(
+            queue_s=request.scheduled_at,
+            ttft_s=request.prefill_completed_at,
+            tpot_s=(request.completed_at - request.prefill_completed_at)
+            / max(1, newcomer.remaining_tokens - 1),
+            e2e_s=request.completed_at,
+            added_delay_others_s=0.0,
+            num_preempted=run.num_preempted,
+            num_own_preemptions=request.num_restarts,
+        )
+        for request, newcomer in zip(run.newcomers, newcomers, strict=True)
+    )
+
+
+def _cost_to_others(population: Population, base: VidurRun, run: VidurRun) -> dict[str, Any]:
+    """The fields of an answer that tell the cost; both runs have been played out."""
+    times, alone = run.times(), base.times()
+    added_s, most_s = added_delays(times, alone)
+    return {
+        "added_delay_others_s": added_s,
+        "max_added_delay_s": most_s,
+        "added_gap_s": max(0.0, run.longest_step_s - base.longest_step_s),
+        "num_slo_broken": count_broken(times, alone, goals_of(population, base.rows_of), 0.0),
+    }

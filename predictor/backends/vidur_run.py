@@ -7,11 +7,11 @@ at the end of the batches in flight, which were made by the engine and not by Vi
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from vidur.config import CacheConfig, SarathiSchedulerConfig, SyntheticRequestGeneratorConfig
 from vidur.entities import Batch, Replica, Request
 from vidur.scheduler.replica_scheduler.sarathi_replica_scheduler import SarathiReplicaScheduler
@@ -19,36 +19,26 @@ from vidur.scheduler.replica_scheduler.sarathi_replica_scheduler import SarathiR
 from predictor.backends.vidur_predictor import TablePredictor, UnitReplicaConfig
 from predictor.errors import SimulationFailed
 from predictor.overlay import Population, SimulatedSequence
-from predictor.simulator.kernel.layout import COMPUTED, PRIORITY, PROMPT, REMAINING, TOKENS
+from predictor.simulator.kernel.layout import (
+    COMPUTED,
+    END,
+    FIRST_TOKEN,
+    NEVER,
+    NUM_TIMES,
+    PRIORITY,
+    PROMPT,
+    QUEUE,
+    REMAINING,
+    TOKENS,
+    Floats,
+)
 from predictor.simulator.kernel.load import Chunks, Loaded, load_population, newcomer_rows
 from predictor.simulator.kernel.vidur_state import as_vidur
 from wire.snapshot import EngineLimits
 
 
-class Progress:
-    """When a sequence first had how many of its tokens processed."""
-
-    __slots__ = ("times_s", "tokens")
-
-    def __init__(self) -> None:
-        """Nothing has been processed yet."""
-        self.tokens: list[int] = []
-        self.times_s: list[float] = []
-
-    def note(self, tokens: int, time_s: float) -> None:
-        """Record a step's end; tokens that a preemption made it process again do not count."""
-        if not self.tokens or tokens > self.tokens[-1]:
-            self.tokens.append(tokens)
-            self.times_s.append(time_s)
-
-    def try_time_of(self, tokens: int) -> float | None:
-        """When that many tokens had been processed, or None if that was never reached."""
-        index = bisect.bisect_left(self.tokens, tokens)
-        return self.times_s[index] if index < len(self.tokens) else None
-
-
 class VidurRun:
-    """Plays a population, with or without a newcomer. Seconds count from the population's now.
+    """Plays a population and requests that arrive now. Seconds count from the population's now.
 
     ``others`` are in the order of the rows that the compiled kernel gets.
     """
@@ -58,55 +48,72 @@ class VidurRun:
         population: Population,
         predictor: TablePredictor,
         replica: UnitReplicaConfig,
-        newcomer: SimulatedSequence | None = None,
+        newcomers: Sequence[SimulatedSequence] = (),
     ) -> None:
         """Set the scheduler up as it is when the batches in flight have ended."""
         self._predictor = predictor
         state = as_vidur(load_population(population), population)
-        rows, num_running = state.engine.rows.tolist(), state.engine.num_running
-        position = len(rows)
-        if newcomer is not None:
-            position = _queue_position(state, population.limits, newcomer.priority)
-            rows.insert(position, newcomer_rows([newcomer], len(rows))[0].tolist())
+        self.rows_of = state.rows_of
+        num_rows, self._num_running = len(state.engine.rows), state.engine.num_running
+        rows = list(enumerate(state.engine.rows.tolist()))
+        for number, newcomer in enumerate(newcomers):
+            row = newcomer_rows([newcomer])[0].tolist()
+            position = _queue_position(rows, self._num_running, population.limits, row[PRIORITY])
+            rows.insert(position, (num_rows + number, row))
         requests = [
-            _vidur_request(row, order, is_running=order < num_running)
-            for order, row in enumerate(rows)
+            _vidur_request(row, order, is_running=order < self._num_running)
+            for order, (_, row) in enumerate(rows)
         ]
-        self.newcomer: Any = None if newcomer is None else requests[position]
-        self.others = [request for request in requests if request is not self.newcomer]
-        self.progress = {request.id: Progress() for request in requests}
+        by_row = dict(zip((number for number, _ in rows), requests, strict=True))
+        self.others = [by_row[number] for number in range(num_rows)]
+        self.newcomers = [by_row[num_rows + number] for number in range(len(newcomers))]
+        self.longest_step_s = 0.0
+        """Of those in which a sequence decoded."""
         self._scheduler = _scheduler(population.limits, predictor, replica)
         self.clock_s = self._end_of_flight_s(state, population.now)
-        _fill(self._scheduler, requests, num_running, state.engine.num_free_blocks)
+        _fill(self._scheduler, requests, self._num_running, state.engine.num_free_blocks)
 
     def try_step(self) -> bool:
         """Schedule and finish one batch; False when the scheduler has none."""
         batch = self._scheduler.on_schedule(self.clock_s)
         if batch is None:
             return False
-        self._finish(batch, self.clock_s + self._predictor.step_s(batch))
+        step_s = self._predictor.step_s(batch)
+        if any(request.is_prefill_complete for request in batch.requests):
+            self.longest_step_s = max(self.longest_step_s, step_s)
+        self._finish(batch, self.clock_s + step_s)
         return True
 
-    def play_newcomer(self) -> None:
-        """Until the newcomer has ended.
+    def play_newcomers(self) -> None:
+        """Until the newcomers have ended.
 
         Raises:
-            SimulationFailed: it is never scheduled.
+            SimulationFailed: one of them is never scheduled.
         """
-        while not self.newcomer.completed:
+        while not all(newcomer.completed for newcomer in self.newcomers):
             if not self.try_step():
                 raise SimulationFailed("Vidur's scheduler stalls before the request has ended")
 
-    def play_until(self, time_s: float) -> None:
-        """Until that time or until nothing is left to do."""
-        while self.clock_s < time_s and self.try_step():
+    def play_out(self) -> None:
+        """Until nothing is left to do."""
+        while self.try_step():
             pass
 
     @property
     def num_preempted(self) -> int:
         """Preemptions so far."""
-        requests = [*self.others, self.newcomer] if self.newcomer else self.others
-        return sum(request.num_restarts for request in requests)
+        return sum(request.num_restarts for request in self.others + self.newcomers)
+
+    def times(self) -> Floats:
+        """The kernel's ``times`` of the others, then of the newcomers; those of now running
+        sequences have no ``QUEUE``."""
+        times = np.full((len(self.others) + len(self.newcomers), NUM_TIMES), NEVER)
+        for row, request in enumerate(self.others + self.newcomers):
+            if row >= self._num_running and (request.scheduled or request.num_restarts):
+                times[row, QUEUE] = request._scheduled_at
+            times[row, FIRST_TOKEN] = request._prefill_completed_at or NEVER
+            times[row, END] = request._completed_at if request.completed else NEVER
+        return times
 
     def _end_of_flight_s(self, state: Loaded, now: float) -> float:
         """When the batches in flight end: not before now, however old they are."""
@@ -120,9 +127,12 @@ class VidurRun:
         return end_s
 
     def _engine_step_s(self, chunks: Chunks) -> float:
-        """Seconds of a batch that the engine has made, with the contexts that it has there."""
+        """Seconds of a batch that the engine has made.
+
+        A decode's context has one token more in Vidur: the token to come is counted, too.
+        """
         tokens = [num_tokens for num_tokens, _ in chunks]
-        contexts = [num_tokens + context for num_tokens, context in chunks]
+        contexts = [context + max(2, num_tokens) for num_tokens, context in chunks]
         nobody = [None] * len(chunks)
         return self._predictor.step_s(Batch(self._scheduler.replica_id, nobody, tokens, contexts))
 
@@ -136,8 +146,6 @@ class VidurRun:
         self._scheduler.on_stage_end(0, None)
         self._scheduler.on_batch_end(batch)
         self.clock_s = ended_s
-        for request in batch.requests:
-            self.progress[request.id].note(request.num_processed_tokens, ended_s)
 
 
 def _scheduler(limits: EngineLimits, predictor: TablePredictor, replica: UnitReplicaConfig) -> Any:
@@ -176,12 +184,13 @@ def _blocks(request: Any, block_size: int) -> int:
     return int(-(-tokens // block_size))
 
 
-def _queue_position(state: Loaded, limits: EngineLimits, priority: int) -> int:
-    """Where among the rows a request that arrives now is put."""
-    rows, num_running = state.engine.rows, state.engine.num_running
+def _queue_position(
+    rows: list[tuple[int, list[int]]], num_running: int, limits: EngineLimits, priority: int
+) -> int:
+    """Where among the numbered rows a request that arrives now is put."""
     if limits.scheduling_policy == "fcfs":
         return len(rows)
-    return num_running + int((rows[num_running:, PRIORITY] <= priority).sum())
+    return num_running + sum(row[PRIORITY] <= priority for _, row in rows[num_running:])
 
 
 def _vidur_request(row: Sequence[int], order: int, *, is_running: bool) -> Any:
@@ -194,7 +203,6 @@ def _vidur_request(row: Sequence[int], order: int, *, is_running: bool) -> Any:
     if is_running and tokens > prompt and computed == tokens - 1:
         request = Request(order, prompt, tokens - prompt + remaining)
         request._num_processed_tokens = tokens
-        request._prefill_completed_at = -1.0
         request._is_prefill_complete = True
     else:
         request = Request(order, tokens, remaining)

@@ -173,8 +173,25 @@ def test_the_cost_to_others_can_be_spared(backend: VidurBackend) -> None:
     state = population(running("a"))
     full = ask(backend, state, question())
     spared = next(backend.predict(state, [question()], cost_to_others=False))
-    assert spared == dataclasses.replace(full, added_delay_others_s=0.0)
+    costless = {"added_delay_others_s": 0.0, "max_added_delay_s": 0.0, "added_gap_s": 0.0}
+    assert spared == dataclasses.replace(full, **costless)
     assert full.added_delay_others_s > 0
+
+
+def test_a_backlog_of_one_costs_what_the_question_said(backend: VidurBackend) -> None:
+    """And is worked off when the last sequence has ended."""
+    state = population(running("a"), running("b"))
+    answer = ask(backend, state, question(output=300))
+    drained = backend.drain(state, [question(output=300)])
+    assert drained.requests[0].e2e_s == drained.drain_s == answer.e2e_s
+    assert drained.added_delay_others_s == answer.added_delay_others_s > answer.max_added_delay_s
+
+
+def test_a_backlog_is_worked_off_in_its_order(backend: VidurBackend) -> None:
+    """Each request waits for those before it where one at a time runs."""
+    state = population(engine_limits=limits(max_num_seqs=1))
+    first, second = backend.drain(state, [question(), question(output=5)]).requests
+    assert second.queue_s == first.e2e_s > first.queue_s == 0
 
 
 @pytest.mark.parametrize("num_running", [1, 8, 40])
