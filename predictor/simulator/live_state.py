@@ -96,7 +96,7 @@ def _hand_out_blocks(scheduler: Scheduler, snapshot: EngineSnapshot) -> None:
 
 
 def _shareable_blocks(snapshot: EngineSnapshot, shared: int) -> list[int]:
-    """How many of its blocks each running sequence may share: its prompt's full ones, if they do."""
+    """Blocks that each running sequence may share: its prompt's full ones, if those are enough."""
     size = snapshot.limits.block_size
     of_prompts = [min(s.num_blocks, s.num_prompt_tokens // size) for s in snapshot.running]
     if sum(of_prompts) - max(of_prompts, default=0) >= shared:
