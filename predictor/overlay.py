@@ -20,7 +20,6 @@ DEFAULT_OUTPUT_TOKENS = 256.0
 MAX_UNSEEN_AGE_MS = 5000.0
 """A step of an engine rarely takes longer; an older request that it does not know was lost."""
 
-
 UNLIMITED = 2**31
 """More tokens than any sequence may have."""
 
