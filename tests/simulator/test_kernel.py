@@ -94,8 +94,10 @@ def _run_into_the_middle(scheduler: Scheduler, num_steps: int) -> list[Batch]:
     in_flight: list[Batch] = []
     for _ in range(num_steps):
         batch = scheduler.schedule()
-        if not batch.chunks:
-            break
+        if not batch.chunks:  # an engine then waits for what is in flight
+            for earlier in in_flight:
+                scheduler.update(earlier)
+            return []
         in_flight.append(batch)
         if len(in_flight) > depth - 1 and num_steps % 2:
             scheduler.update(in_flight.pop(0))
