@@ -51,6 +51,18 @@ install() {
     check >"$stamp" # written last: without it the next run repairs what this one left
 }
 
+kernel() { # the sources of the compiled what-if, and where: compiled code lies beside them
+    { cat predictor/simulator/kernel/*.py predictor/step_time/table.py; pwd; } | cksum
+}
+
+compile() { # once, not by every sidecar of a fleet that starts at the same time
+    local stamp="$venv/compiled"
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$(kernel)" ]; then return; fi
+    echo "Compiling the what-if for this processor (about half a minute)"
+    "$venv/bin/python" -m predictor compile | show
+    kernel >"$stamp"
+}
+
 show() { # the last line of a long output, in place; nothing where it would fill a log
     if [ ! -t 1 ]; then cat >/dev/null; return; fi
     while IFS= read -r line; do printf '\r\033[K  %.76s' "$line"; done
@@ -63,6 +75,7 @@ python="$(sh exp/find_python.sh)"
 case " ${arguments[*]-} " in *" --help "* | *" -h "*) exit 0 ;; esac
 if $needs_install; then
     install
+    compile
     python="$venv/bin/python"
 fi
 if $install_only; then exit 0; fi

@@ -23,9 +23,10 @@ MAX_REUSE_S = 0.02
 
 _facts = operator.attrgetter(
     *("request_id", "num_prompt_tokens", "expected_output_tokens", "has_first_token", "priority"),
-    *("quantiles", "max_tokens", "num_output_tokens", "slo"),
+    *("max_tokens", "num_output_tokens"),
 )
-"""All of a sent request but its ages, which differ in each question."""
+"""What tells lists apart. Ages differ in each question; goals and quantiles of a request are given
+once, when it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Populations:
             and 0 <= now - self._built_at < MAX_REUSE_S
             and facts == self._facts
         ):
-            return replace(last, population=replace(last.population, now=now))
+            population = replace(last.population, now=now)
+            return Standing(population, last.kv_blocks_wanted, last.num_unprocessed_tokens)
         check_sent(sent)
         self._snapshot, self._facts, self._built_at = state.snapshot, facts, now
         self._standing = self._build(state, sent, now)

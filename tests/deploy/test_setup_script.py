@@ -40,6 +40,10 @@ def tiny_project(folder: Path) -> Path:
     shutil.copytree(PROJECT / "exp", folder / "exp", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
+    for source in ("simulator/kernel/vllm.py", "step_time/table.py", "__main__.py"):
+        path = folder / "predictor" / source
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("import sys; sys.exit(sys.argv[1:] != ['compile'])\n")
     return folder
 
 
@@ -71,12 +75,16 @@ def test_install_once_then_repair(tmp_path: Path) -> None:
     repaired = setup(project, "--install-only")
     assert repaired.returncode == 0, repaired.stderr
     assert stamp.exists()
+    assert "Compiling the what-if" in repaired.stdout
     assert setup(project, "--install-only").stdout == ""
 
     (project / ".venv/bin/python").unlink()  # as after an interrupted `python -m venv`
     remade = setup(project, "--install-only")
     assert remade.returncode == 0, remade.stderr
     assert "Making .venv" in remade.stdout
+    assert "Compiling" in remade.stdout
+    (project / "predictor/simulator/kernel/vllm.py").write_text("# changed\n")
+    assert "Compiling" in setup(project, "--install-only").stdout
     (project / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
     assert "Installing" in setup(project, "--install-only").stdout
 
