@@ -74,7 +74,8 @@ class LedgerStateSource:
         if sent is None:
             raise StateUnavailable("the question does not say what the engine was sent")
         check_sent(sent)
-        running, waiting = rebuild(sent, self._limits, self._step_time)
+        unique = list({request.request_id: request for request in sent}.values())
+        running, waiting = rebuild(unique, self._limits, self._step_time)
         limits = with_slots_for(len(running), self._limits)
         num_blocks = sum(sequence.num_blocks for sequence in running)
         return EngineSnapshot(
