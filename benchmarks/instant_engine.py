@@ -82,7 +82,7 @@ class InstantEngine(asyncio.Protocol):
 
 def _predictions(body: bytes) -> bytes:
     batch = msgspec.json.decode(body, type=PredictBatchRequest)
-    num_running = len(batch.sent)
+    num_running = len(batch.sent or ())
     predictions = [
         Prediction(
             request_id=request.request_id,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from exp.hindsight import Hindsight
 from exp.open_loop import SentPrompt, poisson_arrivals_s, sample_prompts, send_open_loop
-from predictor.step_time.base import BatchShape, StepTimeModel
+from predictor.step_time.base import BatchShape, StepTime
 from predictor.step_time.gpus import GPUS
 from predictor.step_time.roofline import RooflineStepTime
 from wire.model_config import load_model_config
@@ -35,7 +35,7 @@ HEADER = (
 class Faster:
     """A step-time model ``speed`` times as fast as another (emulators' ``--speed``)."""
 
-    model: StepTimeModel
+    model: StepTime
     speed: float
 
     def step_s(self, shape: BatchShape) -> float:
@@ -52,7 +52,7 @@ class Load:
     rate_per_s: float
     max_tokens: int
     seed: int
-    step_time: StepTimeModel
+    step_time: StepTime
 
 
 async def run(load: Load, on_end: Callable[[SentPrompt], None]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import msgspec
 
 from exp.open_loop import SentPrompt
 from predictor.simulator.replay import finish_times
-from predictor.step_time.base import StepTimeModel
+from predictor.step_time.base import StepTime
 from wire.snapshot import EngineSnapshot, SequenceState
 
 TIE = 1.02
@@ -65,7 +65,7 @@ class Hindsight:
             return None
 
     def best_unit_share(
-        self, ended: Sequence[SentPrompt], step_time: StepTimeModel
+        self, ended: Sequence[SentPrompt], step_time: StepTime
     ) -> float | None:
         """The share of requests that went to a unit that proved fastest; None if none is known.
 
@@ -83,7 +83,7 @@ class Hindsight:
         return sum(verdicts) / len(verdicts) if verdicts else None
 
     def _replay(
-        self, item: SentPrompt, lengths: Mapping[str, int], step_time: StepTimeModel
+        self, item: SentPrompt, lengths: Mapping[str, int], step_time: StepTime
     ) -> dict[str, float]:
         """E2E in seconds by unit."""
         moment = self._moments[item.request_id]

@@ -12,14 +12,14 @@ from exp.emulator.generation import Generation
 from exp.emulator.metrics import EngineMetrics
 from predictor.simulator.batch import Batch
 from predictor.simulator.scheduler import Scheduler
-from predictor.step_time.base import StepTimeModel
+from predictor.step_time.base import StepTime
 
 
 class StepTimer:
     """Durations of steps: the model's, times noise of mean 1, divided by ``speed``."""
 
     def __init__(
-        self, model: StepTimeModel, rng: random.Random, noise: float, speed: float
+        self, model: StepTime, rng: random.Random, noise: float, speed: float
     ) -> None:
         self._model = model
         self._rng = rng

@@ -14,7 +14,7 @@ from predictor.simulator.live_state import (
     to_sequence,
 )
 from predictor.simulator.sequence import Sequence
-from predictor.step_time.base import StepTimeModel
+from predictor.step_time.base import StepTime
 from wire.snapshot import EngineSnapshot, SequenceState
 
 
@@ -34,7 +34,7 @@ def finish_times(
     snapshot: EngineSnapshot,
     lengths: Mapping[str, int],
     request: SequenceState,
-    step_time: StepTimeModel,
+    step_time: StepTime,
     now: float,
 ) -> FinishTimes | None:
     """Step the engine forward until ``request``, which arrives at ``now``, has ended.
@@ -54,7 +54,7 @@ def finish_times(
     return _step_until_done(live, seq, step_time, clock_s)
 
 
-def _finish_in_flight(live: LiveState, step_time: StepTimeModel, now: float) -> float:
+def _finish_in_flight(live: LiveState, step_time: StepTime, now: float) -> float:
     """Take in the batches in flight; seconds from ``now`` until the last of them ends."""
     ends_at = 0.0
     for started_at, batch in live.in_flight:
@@ -64,7 +64,7 @@ def _finish_in_flight(live: LiveState, step_time: StepTimeModel, now: float) -> 
 
 
 def _step_until_done(
-    live: LiveState, seq: Sequence, step_time: StepTimeModel, clock_s: float
+    live: LiveState, seq: Sequence, step_time: StepTime, clock_s: float
 ) -> FinishTimes | None:
     scheduler = live.scheduler
     queue_s = ttft_s = 0.0

@@ -55,11 +55,15 @@ def batch_shape(
     )
 
 
-class StepTimeModel(Protocol):
-    """Predicts step durations."""
+class StepTime(Protocol):
+    """Predicts step durations: all that simulations step by step need."""
 
     def step_s(self, shape: BatchShape) -> float:
         """Seconds that a step with this batch takes."""
+
+
+class StepTimeModel(StepTime, Protocol):
+    """Predicts step durations for the compiled what-if as well."""
 
     def tabulate(self, max_tokens: int, max_seqs: int) -> StepTable:
         """The same model for the compiled what-if, for batches up to these sizes."""
