@@ -64,9 +64,7 @@ class Hindsight:
         except (aiohttp.ClientError, asyncio.TimeoutError, msgspec.DecodeError):
             return None
 
-    def best_unit_share(
-        self, ended: Sequence[SentPrompt], step_time: StepTime
-    ) -> float | None:
+    def best_unit_share(self, ended: Sequence[SentPrompt], step_time: StepTime) -> float | None:
         """The share of requests that went to a unit that proved fastest; None if none is known.
 
         Args:
