@@ -86,6 +86,7 @@ def test_several_snapshots_are_lines(
             publisher.publish(encoded_snapshot(engine_id, step // 2))
             time.sleep(0.01)
 
+    publisher.publish(encoded_snapshot(engine_id, 0))
     thread = threading.Thread(target=publish)
     thread.start()
     try:
