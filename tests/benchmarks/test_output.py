@@ -42,3 +42,12 @@ def test_the_fleet_benchmark_prints_its_figures() -> None:
     assert figures["ttft_mape"] >= 0
     assert figures["e2e_mape"] >= 0
     assert 0 <= figures["best_unit_share"] <= 1
+
+
+def test_the_sidecar_benchmark_prints_its_figures() -> None:
+    """Short loads: all questions answered, a batch cheaper than its questions one by one."""
+    figures = last_line("benchmarks.sidecar", "--rounds", "1", "--seconds", "0.3")
+    assert figures["batch16_per_s"] > figures["single_per_s"] > 0
+    assert figures["p99_ms"] > 0
+    assert 0 < figures["rss_mb"]
+    assert figures["ready_s"] > 0
