@@ -131,7 +131,7 @@ def end_due(
             release(work, limits, slot, limits[ASYNC])
         else:
             counters[NUM_HELD] -= 1
-            release(work, limits, slot, limits[ASYNC])
+            release(work, limits, slot)
 
 
 @inlined
