@@ -25,19 +25,24 @@ class PrefixHits:
         self._clock = clock
         self._balance_s = 0.0
         self._num_cached_tokens: dict[str, int] = {}
+        self._num_preemptions: dict[str, int] = {}
+        """At the last lookup: one that was preempted since is another sequence to the cache."""
 
     def refresh(self, waiting: list[Any]) -> None:
-        """Look up what the budget allows, requests never looked up first. Once a step."""
+        """Look up what the budget allows, first what is new or was preempted. Once a step."""
         known = self._num_cached_tokens
         self._balance_s = min(self._balance_s + BUDGET_S, BUDGET_S)
         if not self._enabled or not waiting:
             known.clear()
+            self._num_preemptions.clear()
             return
         if len(known) > 2 * len(waiting):
             live = {request.request_id for request in waiting}
             known = {key: known[key] for key in live & known.keys()}
             self._num_cached_tokens = known
-        unknown = [request for request in waiting if request.request_id not in known]
+            self._num_preemptions = {key: self._num_preemptions[key] for key in known}
+        looked_up = self._num_preemptions
+        unknown = [r for r in waiting if looked_up.get(r.request_id) != r.num_preemptions]
         for request in (unknown + waiting)[:MAX_LOOKUPS]:
             if self._balance_s <= 0:
                 return
@@ -50,6 +55,7 @@ class PrefixHits:
             # At least one token is always computed, to have something to sample from.
             num_tokens = self._find(request.block_hashes, request.num_tokens - 1)[1]
         self._num_cached_tokens[request.request_id] = num_tokens
+        self._num_preemptions[request.request_id] = request.num_preemptions
         self._balance_s -= self._clock() - started
 
     def of(self, request_id: str) -> int:

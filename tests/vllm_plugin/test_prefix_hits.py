@@ -30,7 +30,7 @@ class Cache:
 
 def request(name: str) -> SimpleNamespace:
     """A waiting request whose block hashes are its name."""
-    return SimpleNamespace(request_id=name, block_hashes=name, num_tokens=100)
+    return SimpleNamespace(request_id=name, block_hashes=name, num_tokens=100, num_preemptions=0)
 
 
 def test_cheap_lookups_are_refreshed_from_the_head() -> None:
@@ -54,6 +54,19 @@ def test_expensive_lookups_are_paid_off_before_the_next() -> None:
         hits.refresh(waiting)
     assert cache.looked_up == ["a", "b"]
     assert hits.of("a") == hits.of("b") == 32
+
+
+def test_preempted_requests_are_looked_up_first() -> None:
+    """What a request had computed is in the cache when it comes back to wait."""
+    cache = Cache(lookup_s=10 * BUDGET_S)
+    hits = PrefixHits(cache, lambda: cache.now_s)
+    waiting = [request(str(index)) for index in range(3)]
+    for _ in range(21):
+        hits.refresh(waiting)
+    waiting[2].num_preemptions = 1
+    for _ in range(10):
+        hits.refresh(waiting)
+    assert cache.looked_up == ["0", "1", "2", "2"]
 
 
 def test_requests_that_left_are_forgotten() -> None:
