@@ -59,6 +59,8 @@ compile() { # once, not by every sidecar of a fleet that starts at the same time
     local stamp="$venv/compiled"
     if [ "$(cat "$stamp" 2>/dev/null)" = "$(kernel)" ]; then return; fi
     echo "Compiling the what-if for this processor (about half a minute)"
+    # numba goes by the times of files, which a copy of newer sources may have kept.
+    rm -f predictor/simulator/kernel/__pycache__/*.nbi
     "$venv/bin/python" -m predictor compile | show
     kernel >"$stamp"
 }
