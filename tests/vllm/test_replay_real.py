@@ -33,8 +33,8 @@ READ_PAUSE_S = 0.0005
 # one token in a hundred ends them.
 TINY = ("--load-format", "dummy", "--hf-overrides", '{"num_hidden_layers": 2}')
 STOP_TOKENS = list(range(100, 600))
-# 170 blocks, which the requests want more of at times.
-KV_CACHE_BYTES = 8 * 2**20
+# 341 blocks, which the requests want more of at times.
+KV_CACHE_BYTES = 16 * 2**20
 
 
 class Recorder:

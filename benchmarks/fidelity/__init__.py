@@ -1,0 +1,1 @@
+"""Predictions held against what requests really met on serving engines."""
