@@ -1,15 +1,15 @@
 """How long a what-if takes, ours and stock Vidur's: ``python -m benchmarks.whatif``.
 
 All answer the same seeded states of one unit, a Llama-2-7B (``config/llama_config.json``, so 512
-tokens a step) on an A100 with 80 GB; see ``unit_states`` for what is tight memory.
+tokens a step) on an A100 with 80 GB; see ``unit_states`` for its limits and for what is tight
+memory. Step times are those of the roofline; Vidur's rules read them from Vidur's tables.
 
 The last line is a JSON list with a row for each state. ``fast_*`` is one question by vLLM's rules,
-without the cost to others, asked of a state that the backend has seen; so are
-``fast_sarathi_median_us`` by Vidur's rules and ``vidur_median_us`` by stock Vidur itself.
-``speedup`` is ``vidur_median_us`` over ``fast_median_us``. ``fast_with_cost_*`` tells the cost to
-others as well, ``fast_batch16_median_us`` are 16 questions in one call, and
-``fast_new_state_median_us`` is the first question of a state. The ``preemptions`` are those that a
-what-if meets on average.
+without the cost to others, asked of a state that the backend has seen; ``fast_sarathi_median_us``
+is the same by Vidur's rules, and ``vidur_median_us`` by stock Vidur. ``speedup`` is
+``vidur_median_us`` over ``fast_median_us``. ``fast_with_cost_*`` tells the cost to others as well,
+``fast_batch16_median_us`` are 16 questions in one call, and ``fast_new_state_median_us`` is the
+first question of a state. The ``preemptions`` are those that a what-if meets on average.
 """
 
 from __future__ import annotations
