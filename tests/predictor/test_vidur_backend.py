@@ -173,8 +173,9 @@ def test_the_cost_to_others_can_be_spared(backend: VidurBackend) -> None:
     state = population(running("a"))
     full = ask(backend, state, question())
     spared = next(backend.predict(state, [question()], cost_to_others=False))
-    costless = {"added_delay_others_s": 0.0, "max_added_delay_s": 0.0, "added_gap_s": 0.0}
-    assert spared == dataclasses.replace(full, **costless)
+    assert spared == dataclasses.replace(
+        full, added_delay_others_s=0.0, max_added_delay_s=0.0, added_gap_s=0.0
+    )
     assert full.added_delay_others_s > 0
 
 
