@@ -43,7 +43,16 @@ def main(arguments: list[str]) -> int:
     if module is None:
         print(f"error: no command {arguments[0]!r}\n\n{USAGE}", end="", file=sys.stderr)
         return 2
-    status: int = importlib.import_module(module).main(arguments[1:])
+    try:
+        command = importlib.import_module(module)
+    except RuntimeError as error:
+        if "cannot cache function" not in str(error):
+            raise
+        print(
+            f"error: {error}; set NUMBA_CACHE_DIR to a folder that can be written", file=sys.stderr
+        )
+        return 2
+    status: int = command.main(arguments[1:])
     return status
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,18 @@ def test_settings_can_come_from_the_environment(
     monkeypatch.setenv("ASTROLABE_PREDICTOR_GPU", "A30")
     assert main(["serve"]) == 2
     assert "missing.json" in capsys.readouterr().err
+
+
+def test_without_a_folder_for_compiled_code_the_error_says_what_to_do() -> None:
+    """As where neither the installation nor the user's home can be written."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "predictor", "compile"],
+        env=os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "set NUMBA_CACHE_DIR" in ended.stderr
+    assert "Traceback" not in ended.stderr
