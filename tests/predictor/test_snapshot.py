@@ -39,10 +39,10 @@ def changed(*path: str | int, value: object) -> bytes:
     return json.dumps(content).encode()
 
 
-@pytest.fixture(scope="module")
-def backend() -> Backend:
-    """The one that sidecars use, for the example's model."""
-    return make_backend("fast", None, MODEL, find_gpu("A30"), None)
+@pytest.fixture(scope="module", params=["vllm", "sarathi"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """The one that sidecars use, for the example's model, by each set of rules."""
+    return make_backend("fast", request.param, MODEL, find_gpu("A30"), None)
 
 
 def ask(snapshot: EngineSnapshot, backend: Backend) -> float:

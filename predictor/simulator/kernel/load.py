@@ -96,15 +96,22 @@ def _share_blocks(table: Ints, population: Population, limits: EngineLimits) -> 
     Later sequences have those from the first one that has enough; ``live_state`` does the same.
     """
     used = limits.num_gpu_blocks - population.num_free_blocks
-    shared = sum(sequence.num_blocks for sequence in population.running) - used
-    longest = 0
-    for index, sequence in enumerate(population.running):
-        if shared <= 0:
-            return
-        borrowed = min(shared, sequence.num_blocks, longest)
+    held = [sequence.num_blocks for sequence in population.running]
+    shared, longest = sum(held) - used, 0
+    if shared <= 0:
+        return
+    # What is shared are full blocks of prompts, as far as those explain it.
+    prefixes = [
+        min(sequence.num_blocks, sequence.num_prompt_tokens // limits.block_size)
+        for sequence in population.running
+    ]
+    if sum(prefixes) - max(prefixes) < shared:
+        prefixes = held
+    for index, prefix in enumerate(prefixes):
+        borrowed = min(shared, prefix, longest)
         table[index, SHARED_BLOCKS] = borrowed
         shared -= borrowed
-        longest = max(longest, sequence.num_blocks)
+        longest = max(longest, prefix)
 
 
 def _end_in_flight(

@@ -181,6 +181,7 @@ def release(work: Work, limits: Ints, slot: int, num_unknown: int = 0) -> None:
     slots, counters = work.slots, work.counters
     computed, block_size = slots[slot, COMPUTED], limits[BLOCK_SIZE]
     num_blocks = blocks_of(computed, block_size) - slots[slot, SHARED_BLOCKS]
+    slots[slot, CACHED_BLOCKS] = 0
     if limits[PREFIX_CACHING] == 1:
         num_full = max(0, computed - num_unknown) // block_size
         slots[slot, CACHED_AT] = counters[FREE] - counters[FRONT] + counters[POPPED]
@@ -250,14 +251,21 @@ def _is_current(work: Work, key: int) -> bool:
 
 @seldom
 def _drop_outdated(work: Work) -> None:
-    """Rebuild a full heap; each slot has at most one event that counts."""
-    counters, size = work.counters, work.counters[HEAP_SIZE]
-    counters[HEAP_SIZE] = 0
+    """Make room in a full heap: each slot has one event that counts, maybe more than once."""
+    counters, heap, size = work.counters, work.heap, work.counters[HEAP_SIZE]
+    for left in range(size, 0, -1):
+        smallest = heap[0]
+        pop(heap, left)
+        heap[left - 1] = smallest
+    for index in range(size // 2):  # from falling to rising, which is a heap
+        heap[index], heap[size - 1 - index] = heap[size - 1 - index], heap[index]
+    kept = 0
     for index in range(size):
-        key = work.heap[index]
-        if _is_current(work, key):
-            # Never overtakes `index`: at most one key is pushed for each one read.
-            counters[HEAP_SIZE] = push(work.heap, counters[HEAP_SIZE], key)
+        key = heap[index]
+        if _is_current(work, key) and (kept == 0 or heap[kept - 1] != key):
+            heap[kept] = key
+            kept += 1
+    counters[HEAP_SIZE] = kept
 
 
 @seldom

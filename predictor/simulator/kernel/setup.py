@@ -5,11 +5,13 @@ from __future__ import annotations
 from predictor.simulator.kernel.compiled import inlined
 from predictor.simulator.kernel.in_order import is_before
 from predictor.simulator.kernel.layout import (
+    BLOCK_SIZE,
     BY_PRIORITY,
     COMPUTED,
     ENDS_BY_LENGTH,
     NEVER,
     NUM_COLUMNS,
+    PREFIX_CACHING,
     PROMPT,
     REMAINING,
     TOKENS,
@@ -18,6 +20,8 @@ from predictor.simulator.kernel.layout import (
 )
 from predictor.simulator.kernel.lockstep import append_running, hold, join
 from predictor.simulator.kernel.work import (
+    CACHED_AT,
+    CACHED_BLOCKS,
     CHUNK,
     FIRST_NEWCOMER,
     FREE,
@@ -63,6 +67,7 @@ def start_run(
         slots[slot, STATE] = WAITING
         slots[slot, CHUNK] = 0
         _enqueue(work, limits, slot)
+    _lay_into_cache(work, limits, num_running, num_rows + newcomers.shape[0])
 
 
 @inlined
@@ -80,6 +85,22 @@ def _start_running(work: Work, limits: Ints, slot: int) -> None:
         slots[slot, STATE] = PREFILLING
         work.partials[counters[NUM_PARTIALS]] = slot
         counters[NUM_PARTIALS] += 1
+
+
+@inlined
+def _lay_into_cache(work: Work, limits: Ints, first: int, last: int) -> None:
+    """Put what waiting sequences hit at the end of the free queue; ``live_state`` does the same.
+
+    Where exactly it stands is not known. The first sequence's blocks are taken by others last.
+    """
+    slots, end = work.slots, work.counters[FREE]
+    for slot in range(first, last):
+        count = slots[slot, COMPUTED] // limits[BLOCK_SIZE]
+        if limits[PREFIX_CACHING] == 1:
+            count = min(count, end)
+            end -= count
+        slots[slot, CACHED_BLOCKS] = count
+        slots[slot, CACHED_AT] = end
 
 
 @inlined

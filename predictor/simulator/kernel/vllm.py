@@ -196,7 +196,7 @@ def _decodes_behind_partial(work: Work) -> bool:
 def _preempt_from_the_end(work: Work, limits: Ints, need: int) -> None:
     """Preempt the last running sequences until the others' ``need`` is met, and meet it."""
     slots, counters = work.slots, work.counters
-    while need > counters[FREE]:
+    while need > counters[FREE] and counters[ORDER_SIZE] > 0:
         slot = work.order[counters[ORDER_SIZE] - 1]
         state = slots[slot, STATE]
         if PREFILLING <= state <= LAST_STEP:
@@ -217,16 +217,17 @@ def _admit(work: Work, limits: Ints, threshold: int, times: Floats, clock_s: flo
         tokens = slots[slot, TOKENS]
         if blocks_of(tokens, block_size) > counters[FREE]:
             return
-        hit = _surviving_tokens(work, limits, slot) if was_preempted else slots[slot, COMPUTED]
+        hit = _surviving_tokens(work, limits, slot)
         count = min(tokens - hit, threshold)
         if count > counters[BUDGET] and limits[CHUNKED_PREFILL] == 0:
             return
         count = min(count, counters[BUDGET])
         if was_preempted:
             counters[NUM_PREEMPTED] -= 1
-            _take_cached(work, slot, hit // block_size)
         else:
             counters[QUEUE_HEAD] += 1
+        if hit > 0:
+            _take_cached(work, limits, slot, hit // block_size)
         # Hits leave the middle of the free queue, new blocks its front.
         counters[FREE] -= hit // block_size
         take_blocks(work, limits, blocks_of(hit + count, block_size) - hit // block_size)
@@ -258,7 +259,7 @@ def _queue_front(work: Work, limits: Ints) -> tuple[int, bool]:
 
 @inlined
 def _surviving_tokens(work: Work, limits: Ints, slot: int) -> int:
-    """Tokens whose blocks a preempted sequence finds in the prefix cache again."""
+    """Tokens whose blocks a waiting sequence still finds in the prefix cache."""
     slots, block_size = work.slots, limits[BLOCK_SIZE]
     cached = slots[slot, CACHED_BLOCKS]
     evicted = min(max(0, work.counters[POPPED] - slots[slot, CACHED_AT]), cached)
@@ -266,13 +267,18 @@ def _surviving_tokens(work: Work, limits: Ints, slot: int) -> int:
 
 
 @inlined
-def _take_cached(work: Work, slot: int, count: int) -> None:
-    """Blocks leave the free queue; those of other preempted sequences behind them move up."""
-    slots = work.slots
-    for index in range(work.counters[NUM_PREEMPTED]):
+def _take_cached(work: Work, limits: Ints, slot: int, count: int) -> None:
+    """Blocks leave the free queue; those of other sequences behind them move up."""
+    slots, counters = work.slots, work.counters
+    for index in range(counters[NUM_PREEMPTED]):
         other = work.preempted[index]
         if slots[other, CACHED_AT] > slots[slot, CACHED_AT]:
             slots[other, CACHED_AT] -= count
+    if limits[BY_PRIORITY] == 1:  # else those that wait longer are laid before those behind them
+        for index in range(counters[QUEUE_HEAD], counters[QUEUE_SIZE]):
+            other = work.queue[index]
+            if slots[other, CACHED_AT] > slots[slot, CACHED_AT]:
+                slots[other, CACHED_AT] -= count
 
 
 @inlined
