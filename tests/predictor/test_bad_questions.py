@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -104,3 +105,29 @@ def test_a_bad_deadline_is_refused(busy: Sidecar, header: str) -> None:
     response = busy.http.post("/predict", json=body, headers={"x-astrolabe-deadline-ms": header})
     assert response.status_code == 400
     assert header in busy.error_of(response)["message"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/predict/backlog"])
+def test_questions_are_posted(busy: Sidecar, path: str) -> None:
+    """Another method is refused by name."""
+    response = busy.http.get(path)
+    assert response.status_code == 405
+    assert f"{path} takes POST, not GET" in busy.error_of(response)["message"]
+
+
+def test_a_client_that_leaves_mid_question_is_forgotten(busy: Sidecar) -> None:
+    """The next one is answered, and no error is counted."""
+    before = busy.metric("astrolabe_predictor_errors_total")
+    url = busy.http.base_url
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    assert busy.ask().status_code == 200
+    assert busy.metric("astrolabe_predictor_errors_total") == before
+
+
+def test_a_backlog_names_the_bad_request(busy: Sidecar) -> None:
+    """As a batch does."""
+    requests = [{"request_id": "b", "num_prompt_tokens": 5, "quantiles": {"0.5": -1}}]
+    response = busy.http.post("/predict/backlog", json={"requests": requests})
+    assert response.status_code == 400
+    assert busy.error_of(response)["param"] == "requests[0].quantiles"
