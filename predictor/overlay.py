@@ -92,12 +92,6 @@ class Population:
         size = self.limits.block_size
         return sum(-(-seq.num_tokens // size) for seq in self.waiting)
 
-    def queue_position(self, priority: int) -> int:
-        """Where in ``waiting`` a request that arrives now is put."""
-        if self.limits.scheduling_policy == "fcfs":
-            return len(self.waiting)
-        return sum(seq.priority <= priority for seq in self.waiting)
-
 
 def build_population(
     snapshot: EngineSnapshot,

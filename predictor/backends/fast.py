@@ -48,10 +48,12 @@ class _Engine:
 
     def start_s(self, now: float) -> float:
         """Seconds from ``now`` until the batches in flight have ended; a late one ends at once."""
-        ends_at = 0.0
+        ends_s: float | None = None
         for started_at, duration_s in self._in_flight:
-            ends_at = max(now, max(started_at, ends_at) + duration_s)
-        return max(0.0, ends_at - now)
+            began_s = started_at - now
+            began_s = began_s if ends_s is None else max(began_s, ends_s)
+            ends_s = max(0.0, began_s + duration_s)
+        return ends_s or 0.0
 
 
 class FastBackend:
