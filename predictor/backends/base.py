@@ -44,8 +44,8 @@ class BacklogAnswer:
     """How a unit would work off a backlog; seconds from the population's ``now``."""
 
     requests: tuple[Answer, ...]
-    """In the order in which they came. What each costs others is left at 0; preemptions are those of
-    the whole backlog."""
+    """In the order in which they came. What each costs others is left at 0; preemptions are
+    those of the whole backlog."""
     drain_s: float
     """Until all, the backlog included, have ended."""
     added_delay_others_s: float
