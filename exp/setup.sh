@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
-extras="vidur,exp"
+extras="exp"
 pip_args=""
 install_only=false
 needs_install=true
@@ -43,7 +43,7 @@ install() {
     # Unquoted on purpose: --pip-args may hold several arguments.
     # shellcheck disable=SC2086
     if ! "$venv/bin/python" -m pip install --disable-pip-version-check $pip_args \
-        -e ".[$extras]" 2>&1 | tee "$log" | show; then
+        -e ".${extras:+[$extras]}" 2>&1 | tee "$log" | show; then
         echo "pip failed; the end of $log:" >&2
         tail -n 15 "$log" >&2
         return 1

@@ -128,8 +128,8 @@ def _add_installation(made: argparse.ArgumentParser) -> None:
     installation.add_argument(
         "--extras",
         metavar="LIST",
-        default="vidur,exp",
-        help="extras of pyproject.toml to install (default: vidur,exp)",
+        default="exp",
+        help="extras of pyproject.toml to install (default: exp)",
     )
 
 

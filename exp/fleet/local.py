@@ -20,8 +20,6 @@ VLLM_CPU_MODEL_CONFIG = "config/smollm_config.json"
 VLLM_CPU_GPU = "CPU"
 VLLM_CPU_MODEL = ".astrolabe/models/SmolLM2-135M-Instruct"
 VLLM_CPU_PYTHON = ".venv-vllm/bin/python"
-PREDICTION_DEADLINE_MS = 200
-"""Longer than the gateway's own: here engines and sidecars share a few cores."""
 EMULATED_SEED = 1
 EMULATED_NOISE = 0.05
 """Relative deviation of emulated step times, so that predictions have something to miss."""
@@ -125,14 +123,7 @@ def _gateway(parts: list[Part], port_offset: int, options: dict[str, str] | None
     engines = [part for part in parts if part.role == "engine"]
     sidecars = {part.name: part for part in parts if part.role == "sidecar"}
     units = [f"--unit={part.name}={part.url},{sidecars[part.name].url}" for part in engines]
-    module = _python_module(
-        "global_scheduler",
-        {
-            "--port": str(port),
-            "--prediction-deadline-ms": str(PREDICTION_DEADLINE_MS),
-            **(options or {}),
-        },
-    )
+    module = _python_module("global_scheduler", {"--port": str(port), **(options or {})})
     command = (*module, *units)
     return Part(role="gateway", name="gateway", command=command, url=_local_url(port))
 

@@ -88,7 +88,7 @@ def _copy_step(plan: HostPlan, archive: bytes) -> Step:
 
 
 def _install_step(plan: HostPlan, pip_args: str) -> Step:
-    command = "bash exp/setup.sh --install-only --extras=vidur"
+    command = "bash exp/setup.sh --install-only --extras="
     if pip_args:
         command += f" --pip-args={shlex.quote(pip_args)}"
     script = "true" if plan.target.python else f"cd {plan.target.install_dir} && {command}"

@@ -27,7 +27,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     with zipfile.ZipFile(f"{wheel_directory}/tiny-1-py3-none-any.whl", "w") as wheel:
         folder = "tiny-1.dist-info"
         wheel.writestr(f"{folder}/METADATA", "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1\\n"
-                                             "Provides-Extra: vidur\\nProvides-Extra: exp\\n")
+                                             "Provides-Extra: exp\\n")
         wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\n"
                                           "Root-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{folder}/RECORD", "")
@@ -64,7 +64,7 @@ def setup(
 def test_install_once_then_repair(tmp_path: Path) -> None:
     """A second run does nothing; a failed one leaves a state from which the next one works."""
     project = tiny_project(tmp_path)
-    stamp = project / ".venv/installed-vidur,exp"
+    stamp = project / ".venv/installed-exp"
     (project / "backend.py").write_text("raise SystemExit('no space left')")
     failed = setup(project, "--install-only")
     assert failed.returncode == 1
