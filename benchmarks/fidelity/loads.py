@@ -164,7 +164,5 @@ def _to_record(item: SentPrompt, load: Load, max_tokens: int, watch: Watch) -> S
         max_tokens=max_tokens,
         ttft_ms=item.observed_ttft_ms,
         e2e_ms=item.observed_e2e_ms,
-        predicted_ttft_ms=item.predicted_ttft_ms,
-        predicted_e2e_ms=item.predicted_e2e_ms,
         snapshot=snapshots[item.unit],
     )

@@ -23,9 +23,6 @@ class SentRecord(msgspec.Struct, kw_only=True, frozen=True):
     max_tokens: int
     ttft_ms: float
     e2e_ms: float
-    predicted_ttft_ms: float | None
-    """By the gateway, whose estimate of the length it has; None where it had no answer in time."""
-    predicted_e2e_ms: float | None
     snapshot: EngineSnapshot
     """Without recent steps."""
 

@@ -44,7 +44,6 @@ def report(run: Run, project: Path) -> tuple[str, dict[str, Any]]:
     ]
     figures: dict[str, Any] = {
         **overall,
-        "gateway": _gateway_errors(counted),
         "by_load": by_load,
         "step_time": of_steps,
         "engine": run.engine,
@@ -77,16 +76,6 @@ def _errors(
 ) -> list[float]:
     pairs = ((predicted(o.predicted[kind]), observed(o.request)) for o in outcomes)
     return [abs(p - o) / o for p, o in pairs if p is not None and o]
-
-
-def _gateway_errors(outcomes: Sequence[Outcome]) -> dict[str, float | None]:
-    """Of what the gateway was really told in time, with its estimates."""
-    e2e = [(o.request.predicted_e2e_ms, o.request.e2e_ms) for o in outcomes]
-    ttft = [(o.request.predicted_ttft_ms, o.request.ttft_ms) for o in outcomes]
-    return {
-        "e2e_mape": _mean([abs(p - o) / o for p, o in e2e if p is not None]),
-        "ttft_mape": _mean([abs(p - o) / o for p, o in ttft if p is not None]),
-    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

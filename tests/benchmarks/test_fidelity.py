@@ -103,8 +103,6 @@ class Engine:
             max_tokens=MAX_TOKENS,
             ttft_ms=(self._first_at[seq.request_id] - sent_at) * 1e3,
             e2e_ms=(self._ended_at[seq.request_id] - sent_at) * 1e3,
-            predicted_ttft_ms=None,
-            predicted_e2e_ms=None,
             snapshot=snapshot,
         )
 
