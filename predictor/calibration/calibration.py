@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -23,8 +22,11 @@ MOST_MS = 86_400_000.0
 LEAST_MS = 1e-3
 
 
-class _Raw(NamedTuple):
-    """An uncorrected prediction that waits for its outcome; milliseconds, above 0."""
+class _Raw(msgspec.Struct, frozen=True, gc=False):
+    """An uncorrected prediction that waits for its outcome; milliseconds, above 0.
+
+    Of no interest to the garbage collector, which would halt answers to look through all of them.
+    """
 
     asked_at_s: float
     region: Region
