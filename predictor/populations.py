@@ -18,7 +18,7 @@ from predictor.state.select import State
 from wire.prediction import SentRequest
 from wire.snapshot import EngineSnapshot
 
-MAX_REUSE_S = 0.02
+MAX_REUSE_S = 0.05
 """The ages of what was sent grow while nothing else changes."""
 
 _facts = operator.attrgetter(
