@@ -43,6 +43,8 @@ class PrefixHits:
             self._num_preemptions = {key: self._num_preemptions[key] for key in known}
         looked_up = self._num_preemptions
         unknown = [r for r in waiting if looked_up.get(r.request_id) != r.num_preemptions]
+        if unknown and unknown[0] is waiting[0]:
+            self._look_up(unknown.pop(0))  # admitted next, whatever the budget: paid off later
         for request in (unknown + waiting)[:MAX_LOOKUPS]:
             if self._balance_s <= 0:
                 return

@@ -69,6 +69,17 @@ def test_preempted_requests_are_looked_up_first() -> None:
     assert cache.looked_up == ["0", "1", "2", "2"]
 
 
+def test_new_head_is_looked_up_at_once() -> None:
+    """The next one to be admitted is worth more than the budget, once."""
+    cache = Cache(lookup_s=10 * BUDGET_S)
+    hits = PrefixHits(cache, lambda: cache.now_s)
+    last, first = request("last"), request("first")
+    hits.refresh([last])
+    hits.refresh([first, last])
+    hits.refresh([first, last])
+    assert cache.looked_up == ["last", "first"]
+
+
 def test_requests_that_left_are_forgotten() -> None:
     """What is remembered stays in proportion to what waits."""
     cache = Cache(lookup_s=0.0)
