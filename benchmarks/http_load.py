@@ -18,6 +18,8 @@ class LoadResult:
     num_requests: int = 0
     num_chunks: int = 0
     num_errors: int = 0
+    first_error: str = ""
+    """The end of the first answer that was none."""
     duration_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     first_byte_s: list[float] = field(default_factory=list)
@@ -71,7 +73,9 @@ class _Connection(asyncio.Protocol):
     def _finish(self) -> None:
         now_s = time.perf_counter()
         self._result.num_requests += 1
-        self._result.num_errors += not self._ok
+        if not self._ok:
+            self._result.num_errors += 1
+            self._result.first_error = self._result.first_error or repr(self._buffer[-300:])
         self._result.num_chunks += self._buffer.count(CHUNK_MARK)
         self._result.latencies_s.append(now_s - self._started_s)
         if now_s < self._until_s:

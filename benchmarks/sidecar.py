@@ -86,7 +86,8 @@ async def _load(
         port, "/predict/batch", bodies, num_connections=connections, duration_s=seconds
     )
     if result.num_errors:
-        raise RuntimeError(f"{result.num_errors} of {result.num_requests} calls failed")
+        failed = f"{result.num_errors} of {result.num_requests} calls failed"
+        raise RuntimeError(f"{failed}; the first one: {result.first_error}")
     return result
 
 

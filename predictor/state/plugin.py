@@ -55,10 +55,17 @@ class PluginStateSource:
     async def read(self, sent: Sequence[SentRequest] | None = None) -> EngineSnapshot:
         """The engine's last snapshot: the same object for as long as it is the same.
 
+        While the engine is held up in the midst of writing one, that is the one before.
+
         Raises:
             StateUnavailable: see ``predictor.errors``.
         """
-        payload = await self._transport.fetch()
+        try:
+            payload = await self._transport.fetch()
+        except SnapshotTorn:
+            if self._snapshot is None:
+                raise
+            return self._snapshot
         if self._snapshot is None or payload != self._payload:
             self._snapshot = None
             try:

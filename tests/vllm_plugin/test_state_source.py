@@ -14,10 +14,12 @@ from predictor.errors import (
     ConfigurationError,
     SnapshotAbsent,
     SnapshotCorrupt,
+    SnapshotTorn,
     StateUnreachable,
 )
 from predictor.state.plugin import PluginStateSource
 from predictor.vllm_plugin.publisher import SnapshotPublisher
+from predictor.vllm_plugin.shared_memory import snapshot_path
 from tests.vllm_plugin.snapshots import encoded_snapshot, new_engine_id
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +56,25 @@ async def test_each_kind_of_address_gives_the_same_snapshot(kind: str, tmp_path:
         assert (await source.read()).step == step
     assert source.name == "plugin"
     await source.close()
+    publisher.close()
+
+
+async def test_an_engine_held_up_while_it_writes_still_has_its_last_state(engine_id: str) -> None:
+    """Its file stays torn; who has not read it before is told so."""
+    publisher = SnapshotPublisher(engine_id)
+    publisher.publish(encoded_snapshot(engine_id, 1))
+    source, late = PluginStateSource(f"shm:{engine_id}"), PluginStateSource(f"shm:{engine_id}")
+    before = await source.read()
+    with snapshot_path(engine_id).open("r+b") as file:
+        file.seek(8)
+        file.write((2**40 + 1).to_bytes(8, "little"))  # an odd sequence number: being written
+    assert await source.read() is before
+    with pytest.raises(SnapshotTorn):
+        await late.read()
+    publisher.publish(encoded_snapshot(engine_id, 2))
+    assert (await source.read()).step == 2
+    for reader in (source, late):
+        await reader.close()
     publisher.close()
 
 
