@@ -138,8 +138,8 @@ def predict_run(
         predicted = {"true_lengths_and_arrivals": unit.replay(request)}
         for kind, lengths in (("true_lengths", true_lengths), ("estimated", estimates)):
             raw = unit.predict(request, lengths)
-            predicted[f"{kind}_uncalibrated"] = _latencies(raw, request)
-            predicted[kind] = _latencies(unit.calibrate(kind, raw), request)
+            predicted[f"{kind}_uncalibrated"] = _latencies(raw)
+            predicted[kind] = _latencies(unit.calibrate(kind, raw))
         outcomes.append(Outcome(request, predicted))
         on_done()
     return outcomes
@@ -211,7 +211,7 @@ def _to_prediction(request: SentRecord, latencies: Latencies, population: Popula
     )
 
 
-def _latencies(prediction: Prediction, request: SentRecord) -> Latencies:
+def _latencies(prediction: Prediction) -> Latencies:
     return Latencies(prediction.ttft_ms, prediction.tpot_ms, prediction.e2e_ms)
 
 
