@@ -47,7 +47,10 @@ CHUNKED_PREFILL = 6
 PREFIX_CACHING = 7
 BY_PRIORITY = 8
 ASYNC = 9
-NUM_LIMITS = 10
+HITS_END = 10
+"""No limit but a figure beside the rows: how many of the free blocks are taken before the last of
+those that waiting sequences hit. Blocks of what ends in flight are cached behind them."""
+NUM_LIMITS = 11
 
 # Columns of `times`, in seconds from now; NEVER until it happens.
 QUEUE = 0
@@ -68,8 +71,8 @@ class EngineArrays(NamedTuple):
     num_free_blocks: int
 
 
-def limits_array(limits: EngineLimits) -> Ints:
-    """The limits as the kernel reads them."""
+def limits_array(limits: EngineLimits, hits_end: int) -> Ints:
+    """The limits as the kernel reads them; ``hits_end`` see ``HITS_END``."""
     values = np.zeros(NUM_LIMITS, dtype=np.int64)
     values[MAX_NUM_SEQS] = limits.max_num_seqs
     values[MAX_NUM_BATCHED_TOKENS] = limits.max_num_batched_tokens
@@ -81,4 +84,5 @@ def limits_array(limits: EngineLimits) -> Ints:
     values[PREFIX_CACHING] = limits.enable_prefix_caching
     values[BY_PRIORITY] = limits.scheduling_policy == "priority"
     values[ASYNC] = limits.async_scheduling
+    values[HITS_END] = hits_end
     return values

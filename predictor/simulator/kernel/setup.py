@@ -9,6 +9,7 @@ from predictor.simulator.kernel.layout import (
     BY_PRIORITY,
     COMPUTED,
     ENDS_BY_LENGTH,
+    HITS_END,
     NEVER,
     NUM_COLUMNS,
     PREFIX_CACHING,
@@ -93,7 +94,7 @@ def _lay_into_cache(work: Work, limits: Ints, first: int, last: int) -> None:
 
     Where exactly it stands is not known. The first sequence's blocks are taken by others last.
     """
-    slots, end = work.slots, work.counters[FREE]
+    slots, end = work.slots, limits[HITS_END]
     for slot in range(first, last):
         count = slots[slot, COMPUTED] // limits[BLOCK_SIZE]
         if limits[PREFIX_CACHING] == 1:
