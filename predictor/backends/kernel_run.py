@@ -8,7 +8,6 @@ import numpy as np
 
 from predictor.errors import SimulationFailed
 from predictor.simulator.kernel import sarathi, vllm
-from predictor.simulator.kernel.compiled import forget_outdated
 from predictor.simulator.kernel.layout import BLOCK_SIZE, NUM_TIMES, EngineArrays, Floats, Ints
 from predictor.simulator.kernel.work import Work, make_work
 from predictor.step_time.table import StepTable
@@ -40,7 +39,6 @@ class KernelRunner:
         """Compiles, or loads from numba's cache, at the first run."""
         self.rules: Rules = rules
         self._play = {"vllm": vllm.play, "sarathi": sarathi.play}[rules]
-        forget_outdated(self._play)
         self._longest_step_s = np.zeros(1)
         self._marked_s = np.zeros(64)
         self._reserve(64, 16)

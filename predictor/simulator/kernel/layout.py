@@ -47,10 +47,11 @@ CHUNKED_PREFILL = 6
 PREFIX_CACHING = 7
 BY_PRIORITY = 8
 ASYNC = 9
-HITS_END = 10
-"""No limit but a figure beside the rows: how many of the free blocks are taken before the last of
-those that waiting sequences hit. Blocks of what ends in flight are cached behind them."""
-NUM_LIMITS = 11
+# No limits, but figures beside the rows: among which of the free blocks, in the order in which they
+# will be taken, those are that waiting sequences hit. What ends in flight leaves its full ones behind.
+HITS_BEGIN = 10
+HITS_END = 11
+NUM_LIMITS = 12
 
 # Columns of `times`, in seconds from now; NEVER until it happens.
 QUEUE = 0
@@ -71,8 +72,8 @@ class EngineArrays(NamedTuple):
     num_free_blocks: int
 
 
-def limits_array(limits: EngineLimits, hits_end: int) -> Ints:
-    """The limits as the kernel reads them; ``hits_end`` see ``HITS_END``."""
+def limits_array(limits: EngineLimits, hits_begin: int, hits_end: int) -> Ints:
+    """The limits as the kernel reads them, and the two figures with them."""
     values = np.zeros(NUM_LIMITS, dtype=np.int64)
     values[MAX_NUM_SEQS] = limits.max_num_seqs
     values[MAX_NUM_BATCHED_TOKENS] = limits.max_num_batched_tokens
@@ -84,5 +85,6 @@ def limits_array(limits: EngineLimits, hits_end: int) -> Ints:
     values[PREFIX_CACHING] = limits.enable_prefix_caching
     values[BY_PRIORITY] = limits.scheduling_policy == "priority"
     values[ASYNC] = limits.async_scheduling
+    values[HITS_BEGIN] = hits_begin
     values[HITS_END] = hits_end
     return values

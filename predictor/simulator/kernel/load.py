@@ -49,20 +49,19 @@ def load_population(population: Population) -> Loaded:
         table[:] = [_row(sequence) for sequence in sequences]
         table[:, ARRIVAL] = _arrival_ranks(sequences)
     num_running = len(population.running)
-    free = hits_end = population.num_free_blocks
+    free, num_first = population.num_free_blocks, 0
     _share_blocks(table, population, limits)
     in_flight, gone = _end_in_flight(table, population)
     for index in gone:
         if index < num_running:
             num_full, rest = divmod(int(table[index, COMPUTED]), limits.block_size)
             free += num_full + (rest > 0) - int(table[index, SHARED_BLOCKS])
-            hits_end += rest > 0  # a block that is not full is taken first
+            num_first += rest > 0  # a block that is not full is taken before all others
+    figures = limits_array(limits, num_first, num_first + population.num_free_blocks)
     kept = np.array([i for i in range(len(sequences)) if i not in gone], dtype=np.int64)
     num_running -= sum(index < num_running for index in gone)
     rows = np.ascontiguousarray(table[kept])
-    return Loaded(
-        EngineArrays(limits_array(limits, hits_end), rows, num_running, free), in_flight, kept
-    )
+    return Loaded(EngineArrays(figures, rows, num_running, free), in_flight, kept)
 
 
 def newcomer_rows(newcomers: Sequence[SimulatedSequence]) -> Ints:

@@ -13,7 +13,7 @@ than in vLLM: it counts the last token, which is computed in this step, and the 
 
 from __future__ import annotations
 
-from predictor.simulator.kernel.compiled import entry, inlined
+from predictor.simulator.kernel.compiled import entry, forget_outdated, inlined
 from predictor.simulator.kernel.in_order import is_before
 from predictor.simulator.kernel.layout import (
     BLOCK_SIZE,
@@ -273,3 +273,6 @@ def _admit(work: Work, limits: Ints, times: Floats, clock_s: float) -> None:
         counters[NUM_PARTIALS] += 1
         if times[slot, QUEUE] == NEVER:
             times[slot, QUEUE] = clock_s
+
+
+forget_outdated(play)

@@ -9,6 +9,7 @@ from predictor.simulator.kernel.layout import (
     BY_PRIORITY,
     COMPUTED,
     ENDS_BY_LENGTH,
+    HITS_BEGIN,
     HITS_END,
     NEVER,
     NUM_COLUMNS,
@@ -98,7 +99,7 @@ def _lay_into_cache(work: Work, limits: Ints, first: int, last: int) -> None:
     for slot in range(first, last):
         count = slots[slot, COMPUTED] // limits[BLOCK_SIZE]
         if limits[PREFIX_CACHING] == 1:
-            count = min(count, end)
+            count = min(count, end - limits[HITS_BEGIN])
             end -= count
         slots[slot, CACHED_BLOCKS] = count
         slots[slot, CACHED_AT] = end

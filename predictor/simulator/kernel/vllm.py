@@ -10,7 +10,7 @@ at the start and those of preempted ones on themselves, but not hits on what oth
 
 from __future__ import annotations
 
-from predictor.simulator.kernel.compiled import entry, inlined, seldom
+from predictor.simulator.kernel.compiled import entry, forget_outdated, inlined, seldom
 from predictor.simulator.kernel.in_order import (
     blocks_wanted,
     is_before,
@@ -287,3 +287,6 @@ def _resume_paused(work: Work, limits: Ints) -> None:
     for index in range(counters[NUM_PAUSED]):
         join(work, limits, work.paused[index])
     counters[NUM_PAUSED] = 0
+
+
+forget_outdated(play)
