@@ -49,5 +49,5 @@ def test_the_sidecar_benchmark_prints_its_figures() -> None:
     figures = last_line("benchmarks.sidecar", "--rounds", "1", "--seconds", "0.3")
     assert figures["batch16_per_s"] > figures["single_per_s"] > 0
     assert figures["p99_ms"] > 0
-    assert 0 < figures["rss_mb"]
+    assert figures["rss_mb"] > 0
     assert figures["ready_s"] > 0

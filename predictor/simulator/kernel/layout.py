@@ -48,7 +48,7 @@ PREFIX_CACHING = 7
 BY_PRIORITY = 8
 ASYNC = 9
 # No limits, but figures beside the rows: among which of the free blocks, in the order in which they
-# will be taken, those are that waiting sequences hit. What ends in flight leaves its full ones behind.
+# will be taken, those are that waiting sequences hit. Full blocks of what ends in flight follow.
 HITS_BEGIN = 10
 HITS_END = 11
 NUM_LIMITS = 12
