@@ -18,9 +18,7 @@ from predictor.step_time.base import StepTime
 class StepTimer:
     """Durations of steps: the model's, times noise of mean 1, divided by ``speed``."""
 
-    def __init__(
-        self, model: StepTime, rng: random.Random, noise: float, speed: float
-    ) -> None:
+    def __init__(self, model: StepTime, rng: random.Random, noise: float, speed: float) -> None:
         self._model = model
         self._rng = rng
         self._noise = noise
