@@ -77,7 +77,7 @@ class _Memory:
     def add(self, step: _Step) -> None:
         self.last.append(step)
         least, most = step.expected_s / _EDGE, step.expected_s * _EDGE
-        self._add(step.batch / min(max(step.duration_s, least), most))
+        self._add(step.batch, min(max(step.duration_s, least), most), step.expected_s)
 
     def is_off(self) -> bool:
         """Whether most of the last steps, few as they may be, were far from expected."""
@@ -90,17 +90,21 @@ class _Memory:
         """Know the last steps only, as they were."""
         self._forget()
         for step in self.last:
-            self._add(step.batch / step.duration_s)
+            self._add(step.batch, step.duration_s, step.duration_s)
         self.last.clear()
 
     def _forget(self) -> None:
         self.gram: Floats = np.zeros((len(FEATURES), len(FEATURES)))
         self.moments: Floats = np.zeros(len(FEATURES))
 
-    def _add(self, row: Floats) -> None:
-        """``row @ coefficients`` should be 1: errors count relative to the time observed."""
+    def _add(self, batch: Floats, duration_s: float, scale_s: float) -> None:
+        """Errors count relative to ``scale_s``.
+
+        That is the time expected: relative to those observed, noise would make all times too short.
+        """
+        row = batch / scale_s
         self.gram = FORGETTING * self.gram + row[:, None] * row
-        self.moments = FORGETTING * self.moments + row
+        self.moments = FORGETTING * self.moments + row * (duration_s / scale_s)
 
 
 class OnlineStepTime:
