@@ -30,6 +30,8 @@ class Decision(msgspec.Struct, kw_only=True):
     model: str
     policy: str
     fallback: str | None
+    is_exploration: bool = False
+    """The unit was not the best one, but had been sent nothing for a while."""
     unit: str
     candidates: list[CandidateView]
     num_prompt_tokens: int

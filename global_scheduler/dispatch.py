@@ -140,7 +140,11 @@ class Dispatcher:
         if answer is not None:
             prediction = self._ledger.correct(answer.prediction, unit, answer.asked_at_s)
         return Candidate(
-            unit.name, prediction, len(unit.outstanding), round(unit.num_outstanding_tokens)
+            unit.name,
+            prediction,
+            len(unit.outstanding),
+            round(unit.num_outstanding_tokens),
+            idle_s=self._clock() - unit.last_sent_s,
         )
 
     def _enter(self, job: Job, unit: Unit, candidates: list[Candidate]) -> None:
@@ -177,6 +181,7 @@ class Dispatcher:
             model=job.model,
             policy=policy,
             fallback=choice.fallback,
+            is_exploration=choice.is_exploration,
             unit=choice.unit,
             candidates=views,
             num_prompt_tokens=job.num_prompt_tokens,

@@ -58,6 +58,7 @@ class Ledger:
         """Count a request against its unit."""
         self._entries[entry.request_id] = entry
         unit.outstanding.add(entry.request_id)
+        unit.last_sent_s = entry.sent_at_s
         unit.num_outstanding_tokens += entry.num_prompt_tokens + entry.expected_output_tokens
 
     def streamed(self, request_id: str, num_output_tokens: int) -> None:

@@ -29,6 +29,8 @@ class Unit:
     outstanding: set[str] = field(default_factory=set)
     """Ids of this gateway's requests in flight on the unit."""
     num_outstanding_tokens: float = 0.0
+    last_sent_s: float = float("-inf")
+    """When a request was last sent to it, on the gateway's clock."""
 
     def check_passed(self, models: dict[str, ModelCard]) -> None:
         """The engine answers: the unit is a candidate."""

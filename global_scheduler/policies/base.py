@@ -33,6 +33,8 @@ class Candidate:
     """Requests of this gateway in flight on the unit."""
     num_outstanding_tokens: int
     """Their prompt tokens and expected output tokens."""
+    idle_s: float = 0.0
+    """Since this gateway last sent a request to the unit; infinite if it never has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Choice:
 
     unit: str
     fallback: str | None = None
+    is_exploration: bool = False
+    """Not the best by its predictions, but one whose predictions want to be checked."""
 
 
 ChooseFunction = Callable[[RoutedRequest, Sequence[Candidate], int, random.Random], Choice]

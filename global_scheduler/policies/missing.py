@@ -1,7 +1,11 @@
-"""What a unit without an answer is worth: judged by its load relative to units that answered.
+"""The least cost, where some units have not answered and some answers may be out of date.
 
-Leaving such a unit out would idle it for as long as its sidecar is down; falling back for every
-unit would throw away the answers that did come.
+A unit without an answer is judged by its load relative to units that answered. Leaving it out would
+idle it for as long as its sidecar is down; falling back for every unit would throw away the answers
+that did come.
+
+What a sidecar predicts it has learnt from requests. A unit that seems slow gets none while others
+are idle, and so would seem slow for ever, whatever made it so: now and then it is given one.
 """
 
 from __future__ import annotations
@@ -16,6 +20,10 @@ from wire.prediction import Prediction
 NEAR_TIE = 1.001
 """Costs this close are equal: otherwise the microseconds between two answers would always send an
 idle fleet's requests to the same unit."""
+EXPLORE_AFTER_S = 10.0
+"""A unit that has been sent nothing for so long is given a request,"""
+EXPLORE_WITHIN = 1.5
+"""if its cost is at most this multiple of the least one."""
 
 
 def choose_least(
@@ -36,10 +44,21 @@ def choose_least(
         return Choice(choice.unit, fallback="least_outstanding")
     imputed = _mean_cost_per_load(known, candidates)
     costs = {c.unit: known.get(c.unit, imputed * (c.num_outstanding + 1)) for c in candidates}
-    bound = min(costs.values()) * NEAR_TIE
-    equals = [c for c in candidates if costs[c.unit] <= bound]
+    least = min(costs.values())
+    equals = [c for c in candidates if costs[c.unit] <= least * NEAR_TIE]
     best = min(equals, key=lambda c: (c.num_outstanding, rng.random()))
-    return Choice(best.unit, fallback=None if len(known) == len(candidates) else "imputed")
+    forgotten = [
+        c
+        for c in candidates
+        if c.idle_s > EXPLORE_AFTER_S
+        and c.unit in known
+        and costs[c.unit] <= least * EXPLORE_WITHIN
+    ]
+    fallback = None if len(known) == len(candidates) else "imputed"
+    if forgotten and best not in forgotten:
+        longest = max(forgotten, key=lambda c: (c.idle_s, -costs[c.unit]))
+        return Choice(longest.unit, fallback, is_exploration=True)
+    return Choice(best.unit, fallback)
 
 
 def _mean_cost_per_load(known: dict[str, float], candidates: Sequence[Candidate]) -> float:

@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -93,3 +95,14 @@ def test_nearly_equal_costs_are_spread() -> None:
     policy = POLICIES["min_new_request_latency"]
     units = {policy.choose(REQUEST, candidates, 0, rng).unit for _ in range(20)}
     assert units == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("cost_ms", "idle_s", "winner"),
+    [(130.0, 11.0, "slow"), (160.0, 11.0, "fast"), (130.0, 9.0, "fast"), (130.0, inf, "slow")],
+)
+def test_a_unit_that_seems_slow_is_tried_again(cost_ms: float, idle_s: float, winner: str) -> None:
+    """After a while without requests, unless it seems so slow that a request would suffer."""
+    slow = replace(candidate("slow", e2e_ms=cost_ms), idle_s=idle_s)
+    choice = choose("min_new_request_latency", [candidate("fast", e2e_ms=100.0), slow])
+    assert choice == Choice(winner, is_exploration=winner == "slow")
