@@ -83,6 +83,7 @@ TOO_LONG = 2
 """More events than allowed."""
 
 
+# Long for its arguments, which `sarathi.play` has as well.
 @entry
 def play(
     limits: Ints,
