@@ -100,6 +100,7 @@ class Ledger:
         return msgspec.structs.replace(
             prediction,
             **{name: getattr(prediction, name) + delay_ms for name in _FROM_NOW},
+            comparable_e2e_ms=(prediction.comparable_e2e_ms or prediction.e2e_ms) + delay_ms,
             num_waiting=prediction.num_waiting + len(later),
             num_unprocessed_tokens=prediction.num_unprocessed_tokens + round(num_tokens),
         )

@@ -228,6 +228,9 @@ def _checked(payload: bytes, num_questions: int) -> list[Prediction]:
 
 
 def _sane(prediction: Prediction) -> bool:
-    latencies = (prediction.queue_ms, prediction.ttft_ms, prediction.tpot_ms, prediction.e2e_ms)
+    latencies = (
+        *(prediction.queue_ms, prediction.ttft_ms, prediction.tpot_ms),
+        *(prediction.e2e_ms, prediction.comparable_e2e_ms),
+    )
     # The comparison is false for NaN, too.
     return all(0.0 <= latency < float("inf") for latency in latencies)

@@ -114,6 +114,9 @@ class Prediction(msgspec.Struct, kw_only=True):
     tpot_p90_ms: float = 0.0
     e2e_p50_ms: float = 0.0
     e2e_p90_ms: float = 0.0
+    comparable_e2e_ms: float = 0.0
+    """``e2e_ms`` without corrections that say nothing about the unit: what units are compared by.
+    0 where the sidecar makes none."""
     added_delay_others_ms: float
     """How much later the requests already there end because of this one, summed up."""
     max_added_delay_ms: float = 0.0

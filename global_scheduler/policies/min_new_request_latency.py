@@ -13,4 +13,4 @@ def choose(
     request: RoutedRequest, candidates: Sequence[Candidate], turn: int, rng: random.Random
 ) -> Choice:
     """The unit of least predicted E2E latency."""
-    return choose_least(request, candidates, turn, rng, lambda p: p.e2e_ms)
+    return choose_least(request, candidates, turn, rng, lambda p: p.comparable_e2e_ms or p.e2e_ms)

@@ -10,7 +10,7 @@ import msgspec
 from predictor.calibration.figures import CalibrationFigures
 from predictor.calibration.learner import LatencyLearner
 from predictor.calibration.regions import Region, region_of
-from predictor.calibration.residual import Sample
+from predictor.calibration.residual import Sample, bounded_factor
 from wire.prediction import MAX_TOKENS, EndedRequest, Prediction
 
 MAX_REMEMBERED = 65_536
@@ -20,6 +20,9 @@ MAX_AGE_S = 3600.0
 MOST_MS = 86_400_000.0
 """No request takes longer than a day."""
 LEAST_MS = 1e-3
+CLEARLY_OFF = 1.25
+"""Units are compared without smaller corrections. Those differ between equal units by chance, and
+between load regions by what later arrivals do to a request wherever it goes."""
 
 
 class _Raw(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +81,7 @@ class Calibration:
             tpot_p50_ms=tpot_p50_ms,
             tpot_p90_ms=max(tpot_p50_ms, tpot.p90_ms(known.tpot_p90)),
             e2e_ms=max(ttft_ms, e2e.mean_ms(raw.e2e_ms)),
+            comparable_e2e_ms=raw.e2e_ms * self._pace(),
             e2e_p50_ms=e2e_p50_ms,
             e2e_p90_ms=max(e2e_p50_ms, ttft_p90_ms, e2e.p90_ms(known.e2e_p90)),
         )
@@ -110,6 +114,11 @@ class Calibration:
             num_unknown=self._num_unknown,
             num_refused=self._num_refused,
         )
+
+    def _pace(self) -> float:
+        """How much slower the unit is than its model, if that is beyond doubt; else 1."""
+        ratio = self._e2e.typical_ratio
+        return 1.0 if 1.0 / CLEARLY_OFF < ratio < CLEARLY_OFF else bounded_factor(ratio)
 
     def _remember(self, raw: Prediction, region: Region) -> _Raw:
         known = _Raw(

@@ -68,6 +68,8 @@ class LatencyLearner:
 
     def __init__(self) -> None:
         self.corrections: dict[Region, Correction] = dict.fromkeys(REGIONS, Correction())
+        self.typical_ratio = 1.0
+        """Observed over predicted, at the median of all regions."""
         self._windows = {region: _Window() for region in REGIONS}
         self._outcomes: deque[_Outcome] = deque(maxlen=WINDOW)
         self._drift = DriftDetector()
@@ -97,7 +99,9 @@ class LatencyLearner:
         if not due or sum(window.num_kept for window in self._windows.values()) < LEAST_SAMPLES:
             return False
         samples = {region: window.samples() for region, window in self._windows.items()}
-        general = fit(np.concatenate(list(samples.values())))
+        together = np.concatenate(list(samples.values()))
+        general = fit(together)
+        self.typical_ratio = float(np.median(together[:, -1] / together[:, 0]))
         for region, own in samples.items():
             if len(own) < LEAST_IN_REGION:
                 self.corrections[region] = general

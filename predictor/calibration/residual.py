@@ -101,7 +101,7 @@ def _between(general: float, special: float, weight: float) -> float:
 
 def _line(raw: NDArray[np.float64], observed: NDArray[np.float64]) -> tuple[float, float]:
     """Factor and addition with the least relative error, by Huber's iterated weights."""
-    factor, added = _bounded_factor(float(np.median(observed / raw))), 0.0
+    factor, added = bounded_factor(float(np.median(observed / raw))), 0.0
     for _ in range(ITERATIONS):
         line = Correction(factor, added).means_ms(raw)
         error = (observed - line) / line
@@ -114,12 +114,13 @@ def _line(raw: NDArray[np.float64], observed: NDArray[np.float64]) -> tuple[floa
         slope = (float(deviation @ observed) + belief * observed_mean / raw_mean) / (
             float(deviation @ raw) + belief
         )
-        factor = _bounded_factor(slope)
+        factor = bounded_factor(slope)
         added = min(max(observed_mean - factor * raw_mean, LEAST_ADDED_MS), MOST_ADDED_MS)
     return factor, added
 
 
-def _bounded_factor(factor: float) -> float:
+def bounded_factor(factor: float) -> float:
+    """Within the limits of every correction."""
     return min(max(factor, 1.0 / LARGEST_FACTOR), LARGEST_FACTOR)
 
 
@@ -131,4 +132,4 @@ def _spread(errors: NDArray[np.float64]) -> float:
 def _ratio(errors: NDArray[np.float64], probability: float) -> float:
     # One more than half (nine tenths) of the samples: the next one is the n+1st.
     rank = min(1.0, probability * (len(errors) + 1) / len(errors))
-    return _bounded_factor(math.exp(min(float(np.quantile(errors, rank)), 700.0)))
+    return bounded_factor(math.exp(min(float(np.quantile(errors, rank)), 700.0)))

@@ -28,6 +28,13 @@ def test_min_new_request_latency_takes_the_least_predicted_e2e() -> None:
     assert choose("min_new_request_latency", candidates) == Choice("b")
 
 
+def test_units_are_compared_by_what_is_known_of_them() -> None:
+    """Corrections for the load that they are under do not decide between them."""
+    idle = candidate("idle", e2e_ms=500.0, comparable_e2e_ms=400.0)
+    busy = candidate("busy", e2e_ms=480.0, comparable_e2e_ms=470.0)
+    assert choose("min_new_request_latency", [busy, idle]) == Choice("idle")
+
+
 def test_min_total_unprocessed_tokens_takes_the_least_work_left() -> None:
     """The heuristic without simulation counts tokens."""
     candidates = [

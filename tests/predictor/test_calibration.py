@@ -59,6 +59,17 @@ def test_a_bias_of_one_region_is_learnt_there_and_only_there(lies: float) -> Non
         assert answer.queue_ms / answer.ttft_ms == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("factor", "compared"), [(1.15, 1.0), (2.0, 2.0)])
+def test_units_are_compared_with_clear_corrections_only(factor: float, compared: float) -> None:
+    """What a unit is slower by, once that is beyond doubt; the answer itself is corrected."""
+    unit = Unit(lambda region: Bias(factor))
+    unit.serve(400)
+    raw = predicted("r", 100.0, 10.0, "running")
+    answer = unit.calibration.calibrate(raw)
+    assert answer.e2e_ms == pytest.approx(factor * raw.e2e_ms, rel=0.1)
+    assert answer.comparable_e2e_ms == pytest.approx(compared * raw.e2e_ms, rel=0.1)
+
+
 def test_p50_and_p90_cover_what_they_say() -> None:
     """Of TTFT and TPOT with the model's noise, of E2E with the spread of lengths on top of it."""
     unit = Unit(only_queue, lies=0.03)
