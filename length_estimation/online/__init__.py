@@ -1,0 +1,1 @@
+"""The estimator that answers while requests wait: no torch, little memory, a deadline."""
