@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from global_scheduler.errors import BadRequest
+from wire.length import LengthQuestion
 from wire.prediction import MAX_PRIORITY, MAX_TOKENS
 
 
@@ -45,6 +46,19 @@ class _ChatBody(_Body):
     messages: list[_Message] | None = None
 
 
+MOST_CONTEXT_CHARACTERS = 16_000
+"""No length estimator reads beyond so many characters of context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a prompt tells about the length of its answer (see ``wire.length.LengthQuestion``)."""
+
+    text: str
+    context: str = ""
+    earlier_answer_characters: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A parsed completion or chat completion request."""
@@ -61,6 +75,18 @@ class GenerationRequest:
     priority: int
     num_sequences: int
     """What the engine makes of it: one, unless it has several prompts or asks for ``n`` answers."""
+    said: Said
+
+    def length_question(self, model: str, num_prompt_tokens: int) -> LengthQuestion:
+        """How long one answer will get."""
+        return LengthQuestion(
+            text=self.said.text,
+            context=self.said.context,
+            num_prompt_tokens=num_prompt_tokens,
+            earlier_answer_characters=list(self.said.earlier_answer_characters),
+            max_tokens=self.max_tokens,
+            model=model,
+        )
 
 
 _completion_decoder = msgspec.json.Decoder(_CompletionBody)
@@ -88,6 +114,7 @@ def parse_completion(body: bytes) -> GenerationRequest:
         num_given_tokens=num_ids,
         num_messages=0,
         num_prompts=max(1, len(texts) + num_lists),
+        said=Said(max(texts, key=len, default="")),
     )
 
 
@@ -100,15 +127,33 @@ def parse_chat(body: bytes) -> GenerationRequest:
     parsed = _decode(_chat_decoder, body)
     if not parsed.messages:
         raise BadRequest("messages must hold at least one message", param="messages")
-    texts: list[str] = []
-    for message in parsed.messages:
-        if isinstance(message.content, str):
-            texts.append(message.content)
-        elif message.content is not None:
-            texts.extend(part.text for part in message.content if part.text)
-    num_messages = len(parsed.messages)
+    messages = [(message.role, _text_of(message)) for message in parsed.messages]
     return _request(
-        parsed, tuple(texts), num_given_tokens=0, num_messages=num_messages, num_prompts=1
+        parsed,
+        tuple(text for _, text in messages if text),
+        num_given_tokens=0,
+        num_messages=len(messages),
+        num_prompts=1,
+        said=_said(messages),
+    )
+
+
+def _text_of(message: _Message) -> str:
+    """The text parts, a line each, as vLLM joins them."""
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    return "\n".join([part.text for part in message.content if part.text])
+
+
+def _said(messages: list[tuple[str, str]]) -> Said:
+    """Of a conversation of (role, text); the newest message stands in where no user has spoken."""
+    instructions = [text for role, text in messages if role in ("system", "developer")]
+    asked = [text for role, text in messages if role == "user"] or [messages[-1][1]]
+    before = [text[:MOST_CONTEXT_CHARACTERS] for text in (*instructions[:1], *asked[-2:-1]) if text]
+    return Said(
+        asked[-1],
+        "\n".join(before),
+        tuple([len(text) for role, text in messages if role == "assistant" and text]),
     )
 
 
@@ -119,6 +164,7 @@ def _request(
     num_given_tokens: int,
     num_messages: int,
     num_prompts: int,
+    said: Said,
 ) -> GenerationRequest:
     max_tokens = _positive("max_tokens", body.max_tokens)
     max_completion_tokens = _positive("max_completion_tokens", body.max_completion_tokens)
@@ -134,6 +180,7 @@ def _request(
         max_tokens=None if most is None else min(most, MAX_TOKENS),
         num_sequences=num_prompts * num_answers,
         priority=max(-MAX_PRIORITY, min(body.priority or 0, MAX_PRIORITY)),
+        said=said,
     )
 
 

@@ -14,7 +14,7 @@ from global_scheduler.policies import Policy
 from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
 from global_scheduler.predictions import Answer, PredictionClient
 from global_scheduler.units import Unit, UnitRegistry
-from wire.length import LengthEstimate
+from wire.length import LengthEstimate, LengthQuestion
 from wire.prediction import PredictRequest, Slo
 
 
@@ -25,6 +25,7 @@ class Job:
     request_id: str
     model: str
     num_prompt_tokens: int
+    length_question: LengthQuestion
     length: LengthEstimate
     max_tokens: int | None
     priority: int

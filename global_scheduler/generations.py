@@ -91,6 +91,7 @@ class Generations:
             request_id=exchange.request_id,
             model=model,
             num_prompt_tokens=num_prompt_tokens,
+            length_question=request.length_question(model, num_prompt_tokens),
             length=self._lengths.estimate(model, request.max_tokens),
             max_tokens=request.max_tokens,
             priority=request.priority,

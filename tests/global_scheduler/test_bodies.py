@@ -51,6 +51,38 @@ def test_chat_content_may_come_in_parts() -> None:
     assert request.stream
 
 
+def test_a_conversation_tells_what_its_answer_depends_on() -> None:
+    """The newest user message, the system message and the user message before, answers' sizes."""
+    request = parse_chat(
+        b'{"messages":[{"role":"system","content":"be brief"},'
+        b'{"role":"user","content":"one"},{"role":"assistant","content":"four"},'
+        b'{"role":"user","content":[{"type":"text","text":"t"},{"type":"text","text":"wo"}]},'
+        b'{"role":"assistant","content":null},{"role":"tool","content":"sunny"},'
+        b'{"role":"assistant","content":"sixsix"},'
+        b'{"role":"user","content":"three"}],"max_tokens":9}'
+    )
+    question = request.length_question("m", 42)
+    assert (question.text, question.context) == ("three", "be brief\nt\nwo")
+    assert question.earlier_answer_characters == [4, 6]
+    assert (question.model, question.num_prompt_tokens, question.max_tokens) == ("m", 42, 9)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [(b'"hi"', "hi"), (b'["a","longest","b"]', "longest"), (b"[1,2]", ""), (b'""', "")],
+)
+def test_a_completion_asks_about_its_longest_prompt(prompt: bytes, text: str) -> None:
+    """Token ids have no text."""
+    question = parse_completion(b'{"prompt":' + prompt + b"}").length_question("m", 1)
+    assert (question.text, question.context) == (text, "")
+
+
+def test_a_chat_without_a_user_asks_about_its_last_message() -> None:
+    """Whoever wrote it."""
+    request = parse_chat(b'{"messages":[{"role":"tool","content":"sunny"}]}')
+    assert request.length_question("m", 1).text == "sunny"
+
+
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
