@@ -6,6 +6,9 @@ column for each field of ``Example``.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+
 import msgspec
 
 from wire.length import LengthQuestion
@@ -37,3 +40,9 @@ class Example(msgspec.Struct, kw_only=True, frozen=True):
             max_tokens=self.max_tokens,
             model=self.model,
         )
+
+
+def prompts_sha256(texts: Iterable[str]) -> str:
+    """One digest of a set of prompts, whatever their order: two equal ones are the same split."""
+    digests = sorted({hashlib.sha256(text.encode(errors="replace")).digest() for text in texts})
+    return hashlib.sha256(b"".join(digests)).hexdigest()

@@ -36,7 +36,7 @@ class TrainedOn(msgspec.Struct, kw_only=True, frozen=True):
     source: str
     num_examples: int
     test_prompts_sha256: str
-    """``length_estimation.provenance.prompts_sha256`` of the test split that training left out."""
+    """``length_estimation.examples.prompts_sha256`` of the test split, which training left out."""
 
 
 class ModelConfig(msgspec.Struct, kw_only=True, frozen=True):

@@ -1,0 +1,100 @@
+"""Examples as the rows a trainer feeds to the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from length_estimation.examples import Example
+from length_estimation.inputs import Encoded, InputMaker
+
+UNCUT = 1e9
+"""Stands for the logarithm of ``max_tokens`` where there is none."""
+ENCODED_AT_ONCE = 1_000
+
+
+class Row(NamedTuple):
+    """One example, encoded."""
+
+    encoded: Encoded
+    log_tokens: float
+    log_max_tokens: float
+
+
+def read_examples(data: Path, split: str) -> list[Example]:
+    """The examples of a data set that ``length_estimation sample`` made.
+
+    Raises:
+        DataError: there is no such data set or split, or a column is missing.
+    """
+    try:
+        found = datasets.load_from_disk(str(data))
+    except (FileNotFoundError, ValueError) as error:
+        raise DataError(f"{data} holds no data set: {error}") from error
+    if not isinstance(found, datasets.DatasetDict) or split not in found:
+        raise DataError(f"{data} has no split {split!r}; make one with: length_estimation sample")
+    missing = set(Example.__struct_fields__) - set(found[split].column_names)
+    if missing:
+        raise DataError(f"{data} has no column {min(missing)!r}")
+    wanted = found[split].select_columns(list(Example.__struct_fields__))
+    return [Example(**row) for row in wanted]
+
+
+class DataError(Exception):
+    """A data set cannot be used."""
+
+
+class Rows(torch.utils.data.Dataset[dict[str, object]]):
+    """Encoded examples, for a ``transformers.Trainer``."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        """``input_ids`` is what the trainer groups rows of similar length by."""
+        row = self.rows[index]
+        return {"input_ids": row.encoded.token_ids, "row": row}
+
+    def numbers(self) -> NDArray[np.float32]:
+        """(rows, len(NUMBERS))"""
+        return np.array([row.encoded.numbers for row in self.rows], dtype=np.float32)
+
+
+def encode(maker: InputMaker, examples: Sequence[Example]) -> Rows:
+    """Tokenise all examples."""
+    rows: list[Row] = []
+    for part in _parts(examples):
+        encoded = maker.encode([example.question() for example in part])
+        rows += map(_row, part, encoded)
+    return Rows(rows)
+
+
+def collate(maker: InputMaker, items: Sequence[dict[str, object]]) -> dict[str, Tensor]:
+    """Rows side by side: what the model's ``forward`` takes."""
+    rows = [item["row"] for item in items]
+    batch = maker.collate([row.encoded for row in rows])  # type: ignore[attr-defined]
+    tensors = {name: torch.from_numpy(array) for name, array in batch._asdict().items()}
+    for name in ("log_tokens", "log_max_tokens"):
+        tensors[name] = torch.tensor([getattr(row, name) for row in rows], dtype=torch.float32)
+    return tensors
+
+
+def _row(example: Example, encoded: Encoded) -> Row:
+    cut = math.log(example.max_tokens) if example.max_tokens else UNCUT
+    return Row(encoded, math.log(example.num_output_tokens), cut)
+
+
+def _parts(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    for start in range(0, len(examples), ENCODED_AT_ONCE):
+        yield examples[start : start + ENCODED_AT_ONCE]
