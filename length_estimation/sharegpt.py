@@ -5,11 +5,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ijson
+import msgspec
+
+from length_estimation.conversations import (
+    ASSISTANT,
+    SYSTEM,
+    USER,
+    Conversation,
+    Message,
+    SourceError,
+)
 
 FILE_NAME = "ShareGPT_V3_unfiltered_cleaned_split.json"
+ROLES = {"system": SYSTEM, "human": USER, "gpt": ASSISTANT, "chatgpt": ASSISTANT}
+"""Where anybody else speaks (a few messages of other models), reading of a conversation ends."""
 
 
 class Turn(NamedTuple):
@@ -17,6 +29,16 @@ class Turn(NamedTuple):
 
     prompt: str
     response: str
+
+
+class _Said(msgspec.Struct):
+    speaker: str = msgspec.field(name="from")
+    value: str | None = None
+
+
+class _Entry(msgspec.Struct):
+    conversations: list[_Said]
+    id: str | int = ""
 
 
 def packaged_file() -> Path:
@@ -31,32 +53,67 @@ def packaged_file() -> Path:
     return Path(spec.origin).parent / "data" / FILE_NAME
 
 
+def conversations(path: Path) -> Iterator[Conversation]:
+    """Conversations in file order; a file that ends in the middle of one ends the stream there.
+
+    Long conversations come in segments with ids such as ``hRPPgZT_0`` and ``hRPPgZT_11``, which
+    share the name ``hRPPgZT``.
+
+    Raises:
+        SourceError: what stands in the file is not JSON, or no list of conversations.
+    """
+    with path.open("rb") as file:
+        entries = ijson.items(file, "item")
+        index = 0
+        while (entry := _next(entries, path)) is not None:
+            yield conversation_of(entry, f"{path}, item {index}", default_name=str(index))
+            index += 1
+
+
 def first_turns(path: Path) -> Iterator[Turn]:
     """First turns in file order: human then gpt, answer not empty, each prompt once.
 
     A file that ends in the middle of a conversation ends the stream there.
     """
     seen: set[str] = set()
-    with path.open("rb") as file:
-        conversations = ijson.items(file, "item.conversations")
-        while (messages := _next(conversations)) is not None:
-            turn = _first_turn(messages)
-            if turn is not None and turn.prompt not in seen:
-                seen.add(turn.prompt)
-                yield turn
+    for conversation in conversations(path):
+        turn = _first_turn(conversation.messages)
+        if turn is not None and turn.prompt not in seen:
+            seen.add(turn.prompt)
+            yield turn
 
 
-def _next(conversations: Iterator[list[dict[str, str]]]) -> list[dict[str, str]] | None:
+def conversation_of(entry: Any, where: str, *, default_name: str) -> Conversation:
+    """One entry of the file, ``{"id", "conversations": [{"from", "value"}]}``.
+
+    Raises:
+        SourceError: it has not that form.
+    """
     try:
-        return next(conversations, None)
-    except ijson.IncompleteJSONError:
-        return None
+        parsed = msgspec.convert(entry, _Entry)
+    except msgspec.ValidationError as error:
+        raise SourceError(f"{where}: {error} (got {str(entry)[:100]})") from error
+    messages = []
+    for said in parsed.conversations:
+        role = ROLES.get(said.speaker)
+        if role is None:
+            break
+        messages.append(Message(role, said.value or ""))
+    name = str(parsed.id)
+    return Conversation(name.rpartition("_")[0] or name or default_name, messages)
 
 
-def _first_turn(messages: list[dict[str, str]]) -> Turn | None:
-    if len(messages) < 2:
+def _next(entries: Iterator[Any], path: Path) -> Any:
+    try:
+        return next(entries, None)
+    except ijson.JSONError as error:
+        # The parser's own words are all that tells a cut file from a damaged one.
+        if "premature EOF" in str(error) or "Incomplete JSON" in str(error):
+            return None
+        raise SourceError(f"{path} is not JSON: {' '.join(str(error).split())}") from error
+
+
+def _first_turn(messages: list[Message]) -> Turn | None:
+    if [message.role for message in messages[:2]] != [USER, ASSISTANT] or not messages[1].text:
         return None
-    human, gpt = messages[0], messages[1]
-    if human.get("from") != "human" or gpt.get("from") != "gpt" or not gpt.get("value"):
-        return None
-    return Turn(human["value"], gpt["value"])
+    return Turn(messages[0].text, messages[1].text)

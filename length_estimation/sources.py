@@ -1,0 +1,173 @@
+"""Where examples come from: ShareGPT, rows of JSONL or of a hub's data set, the gateway's log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from length_estimation import sharegpt
+from length_estimation.conversations import (
+    ASSISTANT,
+    SYSTEM,
+    USER,
+    Conversation,
+    Message,
+    SourceError,
+)
+from length_estimation.examples import Example
+
+ROLES = {"developer": SYSTEM}
+SHOWN_CHARACTERS = 80
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
+class _Row(msgspec.Struct):
+    prompt: str | None = None
+    messages: list[_Message] | None = None
+    response: str | None = None
+    num_output_tokens: Count | None = None
+    model: str | None = None
+    max_tokens: Count | None = None
+    conversation: str | int | None = None
+
+
+class _LogLine(msgspec.Struct, kw_only=True):
+    text: str
+    context: str
+    num_prompt_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    earlier_answer_characters: list[int]
+    max_tokens: Count | None
+    model: str
+    num_output_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    conversation: str
+
+
+def read_rows(file: Path) -> Iterator[Conversation]:
+    """Conversations of a JSONL file, a line each: see ``conversation_of_row``.
+
+    Raises:
+        SourceError: a line cannot be used; names file, line, key and value.
+    """
+    for where, row in _json_lines(file):
+        yield conversation_of_row(row, where)
+
+
+def read_hub(name: str) -> Iterator[Conversation]:
+    """Conversations of a hub's data set (its split ``train``), or of a folder with one.
+
+    Rows are as in JSONL, or ShareGPT's.
+
+    Raises:
+        SourceError: there is no such data set, or a row cannot be used.
+    """
+    from datasets import load_dataset  # takes seconds, and needs pandas and more
+
+    try:
+        rows = load_dataset(name, split="train", streaming=True)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"no data set {name!r} can be loaded: {error}") from error
+    for index, row in enumerate(rows):
+        where = f"{name}, row {index}"
+        if "conversations" in row:
+            yield sharegpt.conversation_of(row, where, default_name=str(index))
+        else:
+            yield conversation_of_row(row, where)
+
+
+def conversation_of_row(row: Any, where: str) -> Conversation:
+    """``{prompt | messages, response | num_output_tokens, model?, max_tokens?, conversation?}``.
+
+    ``messages`` are OpenAI's; where they hold the answers themselves, nothing else need tell them.
+    Rows that name no ``conversation`` are each their own.
+
+    Raises:
+        SourceError: names ``where``, the key and its value.
+    """
+    parsed = _convert(row, _Row, where)
+    if (parsed.prompt is None) == (parsed.messages is None):
+        raise SourceError(f"{where}: needs prompt or messages, and not both (got {_shown(row)})")
+    if parsed.messages is None:
+        messages = [Message(USER, parsed.prompt or "")]
+    else:
+        messages = [Message(ROLES.get(one.role, one.role), _text(one)) for one in parsed.messages]
+    if parsed.response is not None or parsed.num_output_tokens is not None:
+        messages.append(Message(ASSISTANT, parsed.response or "", parsed.num_output_tokens))
+    elif all(message.role != ASSISTANT for message in messages):
+        raise SourceError(f"{where}: needs response or num_output_tokens (got {_shown(row)})")
+    name = where if parsed.conversation is None else str(parsed.conversation)
+    return Conversation(name, messages, parsed.model, parsed.max_tokens)
+
+
+def read_request_log(files: list[Path]) -> Iterator[Example]:
+    """Examples from the gateway's request log (``--request-log``), oldest file first.
+
+    Raises:
+        SourceError: a line cannot be used; names file, line, key and value.
+    """
+    turns: dict[str, int] = {}
+    for file in files:
+        for where, row in _json_lines(file):
+            line = _convert(row, _LogLine, where)
+            turn = turns.get(line.conversation, 0)
+            turns[line.conversation] = turn + 1
+            if line.num_output_tokens:
+                yield Example(turn=turn, **msgspec.structs.asdict(line))
+
+
+def request_log_files(path: Path) -> list[Path]:
+    """The log and what was rotated away (``PATH.1`` and so on), oldest first.
+
+    Raises:
+        SourceError: there is none.
+    """
+    rotated = [file for file in path.parent.glob(f"{path.name}.*") if file.suffix[1:].isdigit()]
+    files = sorted(rotated, key=lambda file: -int(file.suffix[1:]))
+    files += [path] if path.is_file() else []
+    if not files:
+        raise SourceError(f"no request log at {path}")
+    return files
+
+
+def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{file}, line {number}"
+            if not line.strip():
+                continue
+            try:
+                yield where, msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                shown = line[:SHOWN_CHARACTERS].decode(errors="replace").strip()
+                raise SourceError(f"{where} is not JSON: {error} (got {shown!r})") from error
+
+
+def _convert(row: Any, kind: type, where: str) -> Any:
+    try:
+        return msgspec.convert(row, kind)
+    except msgspec.ValidationError as error:
+        words, _, path = str(error).partition(" - at `$")
+        key = path.strip(".`")
+        value = row.get(key.partition(".")[0].partition("[")[0]) if isinstance(row, dict) else row
+        raise SourceError(f"{where}: {key or 'line'}: {words} (got {_shown(value)})") from error
+
+
+def _text(message: _Message) -> str:
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    return "\n".join([part.text for part in message.content if part.text])
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:SHOWN_CHARACTERS]
