@@ -1,4 +1,4 @@
-"""The admin API: units, policy and decisions of a running gateway."""
+"""The admin API: units, policy, length estimates and decisions of a running gateway."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from global_scheduler.decisions import CAPACITY, DecisionLog
 from global_scheduler.dispatch import Routing
 from global_scheduler.errors import Forbidden, Unauthorized
 from global_scheduler.health import HealthChecker
+from global_scheduler.lengths import Lengths
 from global_scheduler.policies import POLICIES
 from global_scheduler.settings import PolicyName
 from global_scheduler.units import Unit, UnitRegistry, new_unit
@@ -54,12 +55,23 @@ def require_token(token: str | None, *, is_loopback: bool) -> Any:
 
 
 def admin_router(
-    units: UnitRegistry, routing: Routing, log: DecisionLog, health: HealthChecker, guard: Any
+    units: UnitRegistry,
+    routing: Routing,
+    log: DecisionLog,
+    health: HealthChecker,
+    lengths: Lengths,
+    guard: Any,
 ) -> APIRouter:
     """The routes under ``/admin``."""
     router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[guard])
     _add_units(router, units, health)
     _add_routing(router, routing, log)
+
+    @router.get("/lengths")
+    async def show_lengths() -> dict[str, Any]:
+        """What the length estimates have learnt, and how often the model answered."""
+        return lengths.state()
+
     return router
 
 

@@ -23,7 +23,7 @@ from global_scheduler.gateway import Gateway
 from global_scheduler.generations import Generations
 from global_scheduler.health import HealthChecker
 from global_scheduler.ledger import Ledger
-from global_scheduler.lengths import RunningMeanLengths
+from global_scheduler.lengths import Lengths, open_estimator
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.outcomes import Outcomes
@@ -47,6 +47,8 @@ class App:
         self.metrics = GatewayMetrics()
         self._settings = settings
         self._tokens = _token_counter(settings)
+        estimator = open_estimator(settings.length_estimator, settings.length_deadline_ms / 1e3)
+        self._lengths = Lengths(estimator, self.metrics.registry, time.monotonic)
         self._gateway: Gateway | None = None
         self._control = FastAPI(
             title="Astrolabe global scheduler", lifespan=self._lifespan, openapi_url="/openapi.json"
@@ -75,7 +77,10 @@ class App:
     @asynccontextmanager
     async def _lifespan(self, control: FastAPI) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=60)
-        async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        async with (
+            self._lengths.running(),
+            aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
+        ):
             predictions, health = self._assemble(session)
             await health.check_all()
             async with anyio.create_task_group() as tasks:
@@ -117,7 +122,9 @@ class App:
         )
         self._gateway = self._make_gateway(session, ledger, dispatcher, outcomes)
         guard = require_token(_secret(settings.admin_token), is_loopback=settings.is_loopback)
-        self._control.include_router(admin_router(self.units, routing, log, health, guard))
+        self._control.include_router(
+            admin_router(self.units, routing, log, health, self._lengths, guard)
+        )
         return predictions, health
 
     def _make_gateway(
@@ -127,7 +134,7 @@ class App:
         dispatcher: Dispatcher,
         outcomes: Outcomes,
     ) -> Gateway:
-        settings, lengths = self._settings, RunningMeanLengths()
+        settings = self._settings
         upstream = Upstream(
             session,
             read_timeout_s=settings.engine_timeout_s,
@@ -138,9 +145,9 @@ class App:
             ledger,
             dispatcher,
             upstream,
-            lengths,
+            self._lengths,
             self._tokens,
-            Observations(lengths, self._tokens, outcomes, self.metrics),
+            Observations(self._lengths, self._tokens, outcomes, self.metrics),
             self.metrics,
             clock=time.monotonic,
             max_attempts=settings.max_attempts,
@@ -164,6 +171,7 @@ def create_app(settings: GatewaySettings) -> App:
         BadRequest: a unit cannot be parsed.
         ConfigError: the host configuration cannot be used.
         FileNotFoundError: the tokenizer is not there.
+        ModelFolderError: the length estimator cannot be used.
     """
     return App(settings)
 

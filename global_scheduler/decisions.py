@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 CAPACITY = 1_000
+SHOWN_LEVELS = ("0.1", "0.5", "0.9")
+"""Of the quantiles of a length."""
 
 
 class CandidateView(msgspec.Struct, kw_only=True):
@@ -36,6 +38,9 @@ class Decision(msgspec.Struct, kw_only=True):
     candidates: list[CandidateView]
     num_prompt_tokens: int
     expected_output_tokens: float
+    """The mean."""
+    output_token_quantiles: dict[str, float] = {}
+    """By level; of all that are known, those in ``SHOWN_LEVELS``."""
     length_source: str
     decision_ms: float
     predicted_ttft_ms: float | None

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from global_scheduler.decisions import CandidateView, Decision, DecisionLog
+from global_scheduler.decisions import SHOWN_LEVELS, CandidateView, Decision, DecisionLog
 from global_scheduler.errors import NotFound, NoUnitAvailable
 from global_scheduler.ledger import InFlight, Ledger
 from global_scheduler.metrics import GatewayMetrics
@@ -172,7 +172,7 @@ class Dispatcher:
         candidates: list[Candidate],
         started_s: float,
     ) -> Decision:
-        duration_s = self._clock() - started_s
+        duration_s, quantiles = self._clock() - started_s, job.length.quantiles
         self._metrics.decided(policy, choice.fallback, duration_s)
         views = [_view(candidate) for candidate in candidates]
         chosen = next(view for view in views if view.unit == choice.unit)
@@ -187,6 +187,7 @@ class Dispatcher:
             candidates=views,
             num_prompt_tokens=job.num_prompt_tokens,
             expected_output_tokens=job.length.mean_tokens,
+            output_token_quantiles={k: v for k in SHOWN_LEVELS if (v := quantiles.get(k))},
             length_source=job.length.source,
             decision_ms=duration_s * 1e3,
             predicted_ttft_ms=chosen.predicted_ttft_ms,

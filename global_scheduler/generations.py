@@ -13,7 +13,8 @@ from global_scheduler.dispatch import Dispatcher, Job
 from global_scheduler.errors import BadRequest, UpstreamFailed
 from global_scheduler.exchange import Exchange
 from global_scheduler.ledger import Ledger
-from global_scheduler.lengths import RunningMeanLengths
+from global_scheduler.length_metrics import typical_tokens
+from global_scheduler.lengths import Lengths
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.prompt_tokens import PromptTokenCounter
@@ -21,6 +22,7 @@ from global_scheduler.relay import Relayed, relay_stream, relay_whole
 from global_scheduler.slo import read_slo
 from global_scheduler.units import Unit, UnitRegistry
 from global_scheduler.upstream import RawHeaders, UnitFailed, Upstream
+from wire.length import LengthEstimate
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class Generations:
         ledger: Ledger,
         dispatcher: Dispatcher,
         upstream: Upstream,
-        lengths: RunningMeanLengths,
+        lengths: Lengths,
         tokens: PromptTokenCounter,
         observations: Observations,
         metrics: GatewayMetrics,
@@ -84,6 +86,9 @@ class Generations:
         slo = read_slo(exchange.header)
         model = request.model or self._only_model()
         num_prompt_tokens = await self._tokens.count(model, request)
+        question = request.length_question(model, num_prompt_tokens)
+        needs = self._dispatcher.routing.policy.needs
+        length = await self._lengths.estimate(question, by_model=needs != "nothing")
         if exchange.request_id in self._ledger:
             # Two clients may use one id at a time; the ledger and the sidecars must not mix them.
             exchange.request_id = f"{exchange.request_id[:100]}-{uuid.uuid4().hex[:8]}"
@@ -91,8 +96,8 @@ class Generations:
             request_id=exchange.request_id,
             model=model,
             num_prompt_tokens=num_prompt_tokens,
-            length_question=request.length_question(model, num_prompt_tokens),
-            length=self._lengths.estimate(model, request.max_tokens),
+            length_question=question,
+            length=length,
             max_tokens=request.max_tokens,
             priority=request.priority,
             is_streamed=request.stream,
@@ -127,6 +132,7 @@ class Generations:
             else:
                 self._observations.note(
                     generation.request,
+                    job,
                     decision,
                     relayed,
                     started_s=generation.started_s,
@@ -158,7 +164,9 @@ class Generations:
         async with await self._upstream.open(unit, "POST", target, headers, body) as response:
             if response.status >= 500 and may_retry:
                 raise UnitFailed(f"HTTP {response.status}")
-            ours = unit_headers(unit, request_id) + _decision_headers(decision)
+            ours = unit_headers(unit, request_id) + _decision_headers(
+                decision, generation.job.length
+            )
             if not generation.request.stream or response.status != 200:
                 return await relay_whole(response, exchange, ours)
             return await relay_stream(
@@ -187,8 +195,11 @@ def unit_headers(unit: Unit, request_id: str) -> RawHeaders:
     ]
 
 
-def _decision_headers(decision: Decision) -> RawHeaders:
-    headers = [(b"x-astrolabe-policy", decision.policy.encode("ascii"))]
+def _decision_headers(decision: Decision, length: LengthEstimate) -> RawHeaders:
+    headers = [
+        (b"x-astrolabe-policy", decision.policy.encode("ascii")),
+        (b"x-astrolabe-predicted-output-tokens", b"%d" % round(typical_tokens(length))),
+    ]
     if decision.predicted_ttft_ms is not None and decision.predicted_e2e_ms is not None:
         headers.append((b"x-astrolabe-predicted-ttft-ms", b"%.3f" % decision.predicted_ttft_ms))
         headers.append((b"x-astrolabe-predicted-e2e-ms", b"%.3f" % decision.predicted_e2e_ms))

@@ -1,8 +1,23 @@
-"""The expected output length of a request: a running mean of what each model has answered."""
+"""The expected output length of a request: by the trained model, else by a running mean."""
 
 from __future__ import annotations
 
-from wire.length import LengthEstimate
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from global_scheduler.length_metrics import LengthMetrics
+from length_estimation.model_folder import DEFAULT_FOLDER
+from length_estimation.online.estimator import OnlineEstimator
+from length_estimation.online.session import load_model
+from wire.length import LengthEstimate, LengthQuestion
+from wire.prediction import MAX_TOKENS
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 200
 """Answers after which the mean forgets: a model's verbosity changes with its traffic."""
@@ -32,3 +47,88 @@ class RunningMeanLengths:
         mean = self._mean.get(model, 0.0)
         self._mean[model] = mean + (num_output_tokens - mean) / count
         self._count[model] = count
+
+    def means(self) -> dict[str, float]:
+        """The mean by model."""
+        return dict(self._mean)
+
+
+class Lengths:
+    """Estimates by the model where it is loaded and answers in time, else by the running mean."""
+
+    def __init__(
+        self,
+        estimator: OnlineEstimator | None,
+        registry: CollectorRegistry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._estimator = estimator
+        self._means = RunningMeanLengths()
+        self._metrics = LengthMetrics(registry, estimator.figures if estimator else None)
+        self._clock = clock
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The model is there for as long as the block lasts."""
+        if self._estimator is None:
+            yield
+            return
+        await self._estimator.start()
+        try:
+            yield
+        finally:
+            await self._estimator.close()
+
+    async def estimate(self, question: LengthQuestion, *, by_model: bool) -> LengthEstimate:
+        """How long the answer will get; within the model's deadline.
+
+        Prompts without text, such as token ids, tell a model nothing.
+        """
+        estimate = None
+        if self._estimator is not None and by_model and question.text:
+            asked_s = self._clock()
+            estimate = await self._estimator.try_estimate(question)
+            self._metrics.asked_model(self._clock() - asked_s)
+        if estimate is None:
+            estimate = self._means.estimate(question.model, question.max_tokens)
+        self._metrics.estimated(estimate.source)
+        return estimate
+
+    def observe(
+        self, question: LengthQuestion, estimate: LengthEstimate, num_output_tokens: int
+    ) -> None:
+        """Learn from one sequence that ended, by itself or at ``max_tokens``."""
+        if not 1 <= num_output_tokens <= MAX_TOKENS:
+            return
+        self._metrics.observed(question.model, estimate, num_output_tokens)
+        self._means.observe(question.model, num_output_tokens)
+        if self._estimator is not None:
+            self._estimator.observe(question, num_output_tokens)
+
+    def state(self) -> dict[str, Any]:
+        """What has been learnt and counted, for people."""
+        return {
+            "estimator": self._estimator.figures() if self._estimator else None,
+            "running_mean_tokens": self._means.means(),
+        }
+
+
+def open_estimator(chosen: str, deadline_s: float) -> OnlineEstimator | None:
+    """The model that ``--length-estimator`` names; None for ``none``, and where an installation
+    has come without the default one.
+
+    Raises:
+        ModelFolderError: the folder cannot be used; names the file and what is wrong.
+    """
+    if chosen == "none":
+        return None
+    folder = DEFAULT_FOLDER if chosen == "default" else Path(chosen)
+    if chosen == "default" and not folder.exists():
+        logger.warning(
+            "the default length estimator is not installed (no %s): "
+            "a running mean stands in for it",
+            folder,
+        )
+        return None
+    load_model(folder)  # so that a bad one is told before anything starts
+    return OnlineEstimator(folder, deadline_s=deadline_s)

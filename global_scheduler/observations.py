@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
-from global_scheduler.lengths import RunningMeanLengths
+from global_scheduler.dispatch import Job
+from global_scheduler.lengths import Lengths
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.outcomes import Outcomes
 from global_scheduler.prompt_tokens import PromptTokenCounter
@@ -18,7 +19,7 @@ class Observations:
 
     def __init__(
         self,
-        lengths: RunningMeanLengths,
+        lengths: Lengths,
         tokens: PromptTokenCounter,
         outcomes: Outcomes,
         metrics: GatewayMetrics,
@@ -31,6 +32,7 @@ class Observations:
     def note(
         self,
         request: GenerationRequest,
+        job: Job,
         decision: Decision,
         relayed: Relayed,
         *,
@@ -54,11 +56,12 @@ class Observations:
         decision.observed_output_tokens = relayed.counts.num_output_tokens
         self._metrics.observed(decision.unit, ttft_ms, e2e_ms)
         self._compare(decision)
-        self._lengths.observe(decision.model, relayed.counts.num_output_tokens)
         if relayed.counts.num_prompt_tokens is not None:
             self._tokens.correct(decision.model, request, relayed.counts.num_prompt_tokens)
-        # What-ifs play one sequence a request.
-        if decision.predicted_ttft_ms is not None and request.num_sequences == 1:
+        if request.num_sequences > 1:
+            return  # what-ifs and length estimates are about single sequences
+        self._lengths.observe(job.length_question, job.length, relayed.counts.num_output_tokens)
+        if decision.predicted_ttft_ms is not None:
             ended = _ended(decision, relayed, relayed.counts, sent_s, ended_s)
             self._outcomes.add(decision.unit, ended)
 

@@ -91,6 +91,15 @@ class GatewaySettings(BaseSettings):
         description="tokenizer.json (or its folder) to count prompt tokens with; without it they "
         "are estimated and corrected by the engines' usage figures",
     )
+    length_estimator: str = Field(
+        default="default",
+        description="what estimates output lengths: the model that comes with Astrolabe (default), "
+        "the folder of another one, or none: then a running mean does",
+    )
+    length_deadline_ms: PositiveFloat = Field(
+        default=20.0,
+        description="after which the running mean takes the place of the model's estimate",
+    )
     api_key: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list, description="a key that clients must send; repeat for several"
     )

@@ -192,6 +192,7 @@ async def fleet(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Flee
             "health_interval_s": 0.05,
             "health_timeout_s": 1.0,
             "prediction_deadline_ms": 2000.0,  # a busy machine must not fail a test
+            "length_estimator": "none",
             "seed": 1,
         }
         chosen = GatewaySettings(unit=units, **(defaults | settings))

@@ -1,0 +1,124 @@
+"""Prometheus metrics of the length estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from length_estimation.online.figures import EstimatorFigures
+from wire.length import LengthEstimate
+
+ESTIMATION_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.012, 0.016, 0.02, 0.05, 0.1)
+ERROR_BUCKETS_TOKENS = (5, 10, 25, 50, 100, 200, 400, 800, 1600, 3200)
+LOW, MEDIAN, HIGH = "0.1", "0.5", "0.9"
+"""80 % of the answers should end between the outer two."""
+
+
+def typical_tokens(estimate: LengthEstimate) -> float:
+    """The median where it is known, else the mean."""
+    return estimate.quantiles.get(MEDIAN, estimate.mean_tokens)
+
+
+class LengthMetrics:
+    """Counters and histograms; models are those that units have answered for."""
+
+    def __init__(
+        self, registry: CollectorRegistry, figures: Callable[[], EstimatorFigures] | None
+    ) -> None:
+        """``figures`` are the model's; None where no model is loaded."""
+        self._figures = figures
+        self._estimates = Counter(
+            "astrolabe_length_estimates",
+            "Estimates of output lengths by what made them.",
+            ["source"],
+            registry=registry,
+        )
+        self._duration_s = Histogram(
+            "astrolabe_length_estimation_seconds",
+            "Time to ask the estimator's model, successful or not.",
+            buckets=ESTIMATION_BUCKETS_S,
+            registry=registry,
+        )
+        self._error_tokens = Histogram(
+            "astrolabe_length_error_tokens",
+            "abs(predicted - observed) output tokens of single answers; of a distribution, the "
+            "median counts.",
+            ["model", "source"],
+            buckets=ERROR_BUCKETS_TOKENS,
+            registry=registry,
+        )
+        self._interval = Counter(
+            "astrolabe_length_interval",
+            "Answers by where their length lay: below, within or above the interval that should "
+            "hold 80 % of them.",
+            ["model", "position"],
+            registry=registry,
+        )
+        registry.register(self)
+
+    def estimated(self, source: str) -> None:
+        """A request has got its estimate."""
+        self._estimates.labels(source).inc()
+
+    def asked_model(self, duration_s: float) -> None:
+        """The model has given an estimate or none."""
+        self._duration_s.observe(duration_s)
+
+    def observed(self, model: str, estimate: LengthEstimate, num_output_tokens: int) -> None:
+        """Compare an estimate with the answer."""
+        error_tokens = abs(typical_tokens(estimate) - num_output_tokens)
+        self._error_tokens.labels(model, estimate.source).observe(error_tokens)
+        low, high = estimate.quantiles.get(LOW), estimate.quantiles.get(HIGH)
+        if low is not None and high is not None:
+            below, above = num_output_tokens < low, num_output_tokens > high
+            position = "below" if below else "above" if above else "within"
+            self._interval.labels(model, position).inc()
+
+    def collect(self) -> Iterator[Metric]:
+        """The estimator's own figures, as prometheus-client asks for them."""
+        yield GaugeMetricFamily(
+            "astrolabe_length_estimator_loaded",
+            "1 when a trained model estimates, 0 when the running mean stands in.",
+            value=self._figures is not None,
+        )
+        if self._figures is None:
+            return
+        figures = self._figures()
+        answered = {"inference": figures.from_model, "cache": figures.from_cache}
+        yield _counter("estimator_answers", "Answers of the model.", "by", answered)
+        yield _counter(
+            *("estimator_misses", "Questions that the model did not answer.", "reason"),
+            figures.not_estimated,
+        )
+        learnt = {"learnt": figures.num_observed} | dict(figures.not_observed)
+        yield _counter(
+            *("estimator_observations", "Observed lengths by what became of them.", "result"),
+            learnt,
+        )
+        yield _counter("estimator_batches", "Runs of the model.", None, {"": figures.num_batches})
+        yield _counter(
+            *("estimator_batched_questions", "Questions in the model's runs.", None),
+            {"": figures.num_batched_questions},
+        )
+        factor = GaugeMetricFamily(
+            "astrolabe_length_recalibration_factor",
+            "What observed lengths multiply a typical median by.",
+            labels=["model"],
+        )
+        for model, recalibration in figures.recalibrations.items():
+            factor.add_metric([model], recalibration.factor)
+        yield factor
+
+
+def _counter(
+    name: str, text: str, label: str | None, values: Mapping[str, int]
+) -> CounterMetricFamily:
+    """With a value for each value of the label; without a label there is one."""
+    family = CounterMetricFamily(
+        f"astrolabe_length_{name}", text, labels=None if label is None else [label]
+    )
+    for value, count in values.items():
+        family.add_metric([] if label is None else [value], count)
+    return family
