@@ -57,6 +57,8 @@ class Said:
     text: str
     context: str = ""
     earlier_answer_characters: tuple[int, ...] = ()
+    opening: str = ""
+    """The user's first message, which all requests of a conversation share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +110,14 @@ def parse_completion(body: bytes) -> GenerationRequest:
         len(item) if isinstance(item, list) else 1 for item in prompt if not isinstance(item, str)
     )
     num_lists = sum(isinstance(item, list) for item in prompt)
+    text = max(texts, key=len, default="")
     return _request(
         parsed,
         texts,
         num_given_tokens=num_ids,
         num_messages=0,
         num_prompts=max(1, len(texts) + num_lists),
-        said=Said(max(texts, key=len, default="")),
+        said=Said(text, opening=text),
     )
 
 
@@ -154,6 +157,7 @@ def _said(messages: list[tuple[str, str]]) -> Said:
         asked[-1],
         "\n".join(before),
         tuple([len(text) for role, text in messages if role == "assistant" and text]),
+        asked[0],
     )
 
 

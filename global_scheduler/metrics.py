@@ -34,6 +34,9 @@ class GatewayMetrics:
             "Outcomes of requests that their unit's sidecar was away too long to be told.",
             "unit",
         )
+        self._log_losses = self._counter(
+            "request_log_lost", "Requests missing from the request log, by reason.", "reason"
+        )
         self._failures = self._counter(
             "unit_failures", "Failures of a unit before a first byte.", "unit"
         )
@@ -90,6 +93,10 @@ class GatewayMetrics:
     def outcome_dropped(self, unit: str) -> None:
         """A sidecar will not learn what a request has met."""
         self._dropped.labels(unit).inc()
+
+    def request_log_lost(self, reason: str) -> None:
+        """A request could not be written to the request log. Any thread may call this."""
+        self._log_losses.labels(reason).inc()
 
     def unit_failed(self, unit: str) -> None:
         """A unit failed before the first byte of its answer."""
