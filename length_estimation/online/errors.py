@@ -1,10 +1,12 @@
-"""Why the estimator gave no estimate. Imports nothing.
+"""Why there is no estimate. Imports nothing.
 
 NotEstimated
-├── InvalidQuestion    a number that no request has; names field and value
-├── Overloaded         too many questions wait
-├── DeadlinePassed     the model's answer did not come in time
-└── InferenceFailed    the model failed, or gave what is no distribution
+├── InvalidQuestion      what cannot be asked; names field and value
+│   ├── BodyTooLarge     more bytes than are read
+│   └── BodyTooSlow      not there in time
+├── Overloaded           too many questions wait
+├── DeadlinePassed       the model's answer did not come in time
+└── InferenceFailed      the model failed, or gave what is no distribution
 """
 
 from __future__ import annotations
@@ -13,29 +15,45 @@ from typing import ClassVar
 
 
 class NotEstimated(Exception):
-    """No estimate; the caller has its own fallback."""
+    """No estimate; whoever asked has a fallback of its own."""
 
-    reason: ClassVar[str] = "failed"
+    reason: ClassVar[str]
     """For metrics."""
+    status: ClassVar[int]
+    """Over HTTP."""
 
 
 class InvalidQuestion(NotEstimated, ValueError):
-    """A number that no request has; the message names the field and the value."""
+    """What cannot be asked; the message names the field and the value."""
 
-    reason = "invalid"
+    reason, status = "invalid", 400
+
+
+class BodyTooLarge(InvalidQuestion):
+    """A body of more bytes than are read."""
+
+    status = 413
+
+
+class BodyTooSlow(InvalidQuestion):
+    """A body that was not there in time."""
+
+    status = 408
 
 
 class Overloaded(NotEstimated):
     """Too many questions wait already."""
 
-    reason = "overload"
+    reason, status = "overload", 503
 
 
 class DeadlinePassed(NotEstimated):
-    """The model's answer did not come in time; it will be remembered when it comes."""
+    """The model's answer did not come in time; it is remembered when it comes."""
 
-    reason = "deadline"
+    reason, status = "deadline", 503
 
 
 class InferenceFailed(NotEstimated):
-    """The model failed, or gave what is no distribution."""
+    """The model failed, or gave what is no distribution; the message is one of a few."""
+
+    reason, status = "failed", 500

@@ -32,7 +32,7 @@ class EstimatorFigures:
     num_observed: int
     """Outcomes that were learnt from."""
     not_observed: Mapping[str, int]
-    """Outcomes that were not, by reason: ``forgotten`` (the prediction is no longer in the cache, or
-    never was), ``invalid``."""
+    """Outcomes that were not, by reason: ``forgotten`` (there is no prediction in the cache, or no
+    longer), ``invalid``."""
     recalibrations: Mapping[str, RecalibrationFigures]
     """By served model."""
