@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from global_scheduler.length_metrics import LengthMetrics
 from length_estimation.model_folder import DEFAULT_FOLDER
 from length_estimation.online.estimator import OnlineEstimator
-from length_estimation.online.session import load_model
 from wire.length import LengthEstimate, LengthQuestion
 from wire.prediction import MAX_TOKENS
 
@@ -130,5 +129,4 @@ def open_estimator(chosen: str, deadline_s: float) -> OnlineEstimator | None:
             folder,
         )
         return None
-    load_model(folder)  # so that a bad one is told before anything starts
     return OnlineEstimator(folder, deadline_s=deadline_s)
