@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import aiohttp
 import anyio
@@ -30,6 +30,7 @@ from global_scheduler.outcomes import Outcomes
 from global_scheduler.policies import POLICIES
 from global_scheduler.predictions import PredictionClient
 from global_scheduler.prompt_tokens import EstimatingCounter, PromptTokenCounter, TokenizerCounter
+from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry, new_unit, parse_unit
 from global_scheduler.upstream import Upstream
@@ -49,6 +50,7 @@ class App:
         self._tokens = _token_counter(settings)
         estimator = open_estimator(settings.length_estimator, settings.length_deadline_ms / 1e3)
         self._lengths = Lengths(estimator, self.metrics.registry, time.monotonic)
+        self._request_log = _request_log(settings, self.metrics)
         self._gateway: Gateway | None = None
         self._control = FastAPI(
             title="Astrolabe global scheduler", lifespan=self._lifespan, openapi_url="/openapi.json"
@@ -78,6 +80,7 @@ class App:
     async def _lifespan(self, control: FastAPI) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=60)
         async with (
+            nullcontext() if self._request_log is None else self._request_log,
             self._lengths.running(),
             aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
         ):
@@ -147,7 +150,7 @@ class App:
             upstream,
             self._lengths,
             self._tokens,
-            Observations(self._lengths, self._tokens, outcomes, self.metrics),
+            Observations(self._lengths, self._tokens, outcomes, self.metrics, self._request_log),
             self.metrics,
             clock=time.monotonic,
             max_attempts=settings.max_attempts,
@@ -170,7 +173,7 @@ def create_app(settings: GatewaySettings) -> App:
     Raises:
         BadRequest: a unit cannot be parsed.
         ConfigError: the host configuration cannot be used.
-        FileNotFoundError: the tokenizer is not there.
+        OSError: the tokenizer is not there, or the request log cannot be opened.
         ModelFolderError: the length estimator cannot be used.
     """
     return App(settings)
@@ -194,6 +197,16 @@ def _token_counter(settings: GatewaySettings) -> PromptTokenCounter:
     if settings.tokenizer is None:
         return EstimatingCounter()
     return TokenizerCounter(settings.tokenizer)
+
+
+def _request_log(settings: GatewaySettings, metrics: GatewayMetrics) -> RequestLog | None:
+    if settings.request_log is None:
+        return None
+    return RequestLog(
+        settings.request_log,
+        max_bytes=settings.request_log_max_bytes,
+        on_loss=metrics.request_log_lost,
+    )
 
 
 def _add_error_handlers(control: FastAPI) -> None:

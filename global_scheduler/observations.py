@@ -10,6 +10,7 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.outcomes import Outcomes
 from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.relay import Relayed
+from global_scheduler.request_log import LoggedRequest, RequestLog
 from global_scheduler.usage import TokenCounts
 from wire.prediction import MAX_TOKENS, EndedRequest
 
@@ -23,11 +24,13 @@ class Observations:
         tokens: PromptTokenCounter,
         outcomes: Outcomes,
         metrics: GatewayMetrics,
+        request_log: RequestLog | None,
     ) -> None:
         self._lengths = lengths
         self._tokens = tokens
         self._outcomes = outcomes
         self._metrics = metrics
+        self._request_log = request_log
 
     def note(
         self,
@@ -61,6 +64,8 @@ class Observations:
         if request.num_sequences > 1:
             return  # what-ifs and length estimates are about single sequences
         self._lengths.observe(job.length_question, job.length, relayed.counts.num_output_tokens)
+        if self._request_log is not None:
+            self._request_log.add(_logged(request, job, decision, relayed.counts))
         if decision.predicted_ttft_ms is not None:
             ended = _ended(decision, relayed, relayed.counts, sent_s, ended_s)
             self._outcomes.add(decision.unit, ended)
@@ -73,6 +78,19 @@ class Observations:
         for quantity, (predicted_ms, observed_ms) in pairs.items():
             if predicted_ms is not None and observed_ms is not None:
                 self._metrics.predicted(decision.unit, quantity, predicted_ms, observed_ms)
+
+
+def _logged(
+    request: GenerationRequest, job: Job, decision: Decision, counts: TokenCounts
+) -> LoggedRequest:
+    return LoggedRequest(
+        request_id=job.request_id,
+        time_s=decision.time,
+        question=job.length_question,
+        opening=request.said.opening,
+        num_output_tokens=counts.num_output_tokens,
+        is_exact=counts.num_prompt_tokens is not None,
+    )
 
 
 def _ended(

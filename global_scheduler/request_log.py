@@ -17,6 +17,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Literal
 
+import anyio.to_thread
 import msgspec
 
 from wire.length import LengthQuestion
@@ -39,7 +40,7 @@ class LoggedRequest(msgspec.Struct, kw_only=True, frozen=True):
 
     request_id: str
     time_s: float
-    """When it ended, seconds since 1970."""
+    """When it was sent to a unit, seconds since 1970."""
     question: LengthQuestion
     opening: str
     """The first message of its conversation."""
@@ -70,7 +71,16 @@ class RequestLog:
         self._waiting_characters = 0
         # A daemon, as a disk that hangs must not keep the gateway from ending.
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
+
+    async def __aenter__(self) -> RequestLog:
+        """Begin to write."""
         self._thread.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Write what waits, for a few seconds at most."""
+        self._queue.put(None)
+        await anyio.to_thread.run_sync(self._thread.join, CLOSE_TIMEOUT_S)
 
     def add(self, request: LoggedRequest) -> None:
         """Have a request written; never waits."""
@@ -82,11 +92,6 @@ class RequestLog:
             self._queue.put(request)
         else:
             self._on_loss("slow_disk")
-
-    def close(self) -> None:
-        """Write what waits, for a few seconds at most."""
-        self._queue.put(None)
-        self._thread.join(CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
         while (request := self._queue.get()) is not None:
@@ -134,4 +139,4 @@ def _line(request: LoggedRequest) -> str:
 
 def _digest(opening: str) -> str:
     """Conversations that begin alike are taken for one, so that none gets into two splits."""
-    return hashlib.blake2b(opening.encode(errors="replace"), digest_size=12).hexdigest()
+    return hashlib.blake2b(opening.encode(), digest_size=12).hexdigest()

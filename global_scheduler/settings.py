@@ -100,6 +100,14 @@ class GatewaySettings(BaseSettings):
         default=20.0,
         description="after which the running mean takes the place of the model's estimate",
     )
+    request_log: Path | None = Field(
+        default=None,
+        description="file to append each answered request to, prompt and all, for training a "
+        "length estimator; nothing is written without it",
+    )
+    request_log_max_bytes: PositiveInt = Field(
+        default=100 << 20, description="of one file; nine older ones are kept beside it"
+    )
     api_key: Annotated[list[SecretStr], NoDecode] = Field(
         default_factory=list, description="a key that clients must send; repeat for several"
     )
