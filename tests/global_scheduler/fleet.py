@@ -188,7 +188,7 @@ async def fleet(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Flee
     """Engines named u0, u1, ... behind a gateway."""
     async with _all_serving(engines) as urls:
         units = [f"u{index}={url},{url}" for index, url in enumerate(urls)]
-        defaults = {
+        defaults: dict[str, Any] = {
             "health_interval_s": 0.05,
             "health_timeout_s": 1.0,
             "prediction_deadline_ms": 2000.0,  # a busy machine must not fail a test
