@@ -24,6 +24,8 @@ def read_data_set(folder: Path) -> DatasetDict:
     """
     try:
         found = load_from_disk(str(folder))
+    except IndexError as error:  # the library writes a split without rows, but cannot read it
+        raise DataError(f"{folder} cannot be read: a split is empty") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no data set: {error}") from error
     if not isinstance(found, DatasetDict):

@@ -8,6 +8,7 @@ data instead.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import time
@@ -23,27 +24,31 @@ from length_estimation import sample
 from length_estimation.answer_tokens import SMOLLM2, TokenizerError
 from length_estimation.baselines import TooFewExamples, make_baselines
 from length_estimation.conversations import SourceError
-from length_estimation.data_sets import DataError, read_examples
+from length_estimation.data_sets import DataError, examples_of_rows, read_data_set, read_examples
 from length_estimation.evaluation import Evaluation, Method, evaluate
 from length_estimation.evaluation_report import draw, figures, tables
 from length_estimation.examples import Example, prompts_sha256
 from length_estimation.model_folder import DEFAULT_FOLDER, ModelFolderError
 from length_estimation.online.errors import InferenceFailed
 from length_estimation.served_model import ServedModel
-from length_estimation.splits import is_first_turn, limited
+from length_estimation.splits import limited
 from length_estimation.tagging import ROWS, tag
 
 DEFAULT_DATA = Path(".astrolabe/data/sharegpt")
 """Made when it is not there: ShareGPT, split as for Astrolabe's published figures."""
 MODEL = "roberta"
+LEARNT_SPLITS = ("train", "validation")
 METHODS = (MODEL, *make_baselines([]))
-BASELINE_SPLIT = "train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, or tag; 2 for options or data that cannot be used."""
     options = _parser().parse_args(argv)
     try:
+        if options.figure and importlib.util.find_spec("matplotlib") is None:
+            raise ModuleNotFoundError(
+                "--figure needs matplotlib: pip install 'astrolabe-llm[analysis]'"
+            )
         model = ServedModel(options.model_folder)
         if options.data == DEFAULT_DATA and not options.data.exists():
             made = sample.main(["--source", sample.SHAREGPT, "--out", str(options.data)])
@@ -89,8 +94,9 @@ def _evaluate(model: ServedModel, options: argparse.Namespace) -> int:
     if options.figure:
         lengths = np.array([one.num_output_tokens for one in examples])
         draw(found, lengths, levels, options.figure)
-    print(f"{model.config.name} of {options.model_folder} on {len(examples)} examples of")
-    print(f"{options.data}, split {options.split}. Baselines know first turns of its split train.")
+    print(f"{MODEL} is {model.config.name!r} in {options.model_folder}.")
+    print(f"Data: {len(examples)} examples of {options.data}, split {options.split}. The baselines")
+    print("learnt from the first turns of its other splits.")
     print(_whether_unseen(unseen), end="\n\n")
     print(tables(found))
     print(json.dumps(_result(model, options, examples, unseen, found)))
@@ -103,13 +109,23 @@ def _methods(model: ServedModel, options: argparse.Namespace) -> dict[str, Metho
     baselines = make_baselines(model.config.quantile_levels)
     if names == [MODEL]:
         return {MODEL: model}
-    first_turns = [one for one in read_examples(options.data, BASELINE_SPLIT) if is_first_turn(one)]
+    first_turns = _first_turns(options.data, leave_out=options.split)
     methods: dict[str, Method] = {}
     for name in tqdm(names, desc="fitting", unit="method", disable=None):
         if name != MODEL:
             baselines[name].fit(first_turns)
         methods[name] = model if name == MODEL else baselines[name]
     return methods
+
+
+def _first_turns(data: Path, *, leave_out: str) -> list[Example]:
+    """What baselines learn from; they have nothing to choose on a validation split."""
+    found = [
+        examples_of_rows(rows, f"{data}, split {split}")
+        for split, rows in read_data_set(data).items()
+        if split in LEARNT_SPLITS and split != leave_out
+    ]
+    return [one for examples in found for one in examples if one.turn == 0]
 
 
 def _evaluate_all(
@@ -147,7 +163,7 @@ def _result(
         "num_examples": len(examples),
         "model": model.config.name,
         "unseen_in_training": unseen,
-        "methods": figures(found),
+        **figures(found),
     }
 
 

@@ -59,7 +59,7 @@ class Evaluation:
     predictions: Predictions
     overall: Accuracy
     by_kind: dict[str, Accuracy]
-    """Of ``KINDS``, those with enough examples."""
+    """Of ``KINDS``, those that have enough examples, but not all."""
     latency: Latency
 
 
@@ -93,9 +93,13 @@ def evaluate(
 
 
 def rows_by_kind(examples: Sequence[Example]) -> dict[str, NDArray[np.bool_]]:
-    """Which examples are of which kind, for kinds with enough of them."""
+    """Which examples are of which kind, for kinds that have enough of them, but not all."""
     found = {kind: np.array([*map(is_of, examples)]) for kind, is_of in KINDS.items()}
-    return {kind: rows for kind, rows in found.items() if rows.sum() >= MIN_EXAMPLES_OF_KIND}
+    return {
+        kind: rows
+        for kind, rows in found.items()
+        if MIN_EXAMPLES_OF_KIND <= rows.sum() < len(examples)
+    }
 
 
 def measure_latency(

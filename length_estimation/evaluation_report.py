@@ -33,21 +33,23 @@ def tables(evaluations: Mapping[str, Evaluation]) -> str:
         for name, one in evaluations.items()
     }
     parts = [_table(["all", *COLUMNS.values(), "ms single", "per s in 64s"], rows)]
-    for kind in next(iter(evaluations.values())).by_kind:
+    for kind in _kinds(evaluations):
         rows = {name: _cells(one.by_kind[kind]) for name, one in evaluations.items()}
         parts.append(_table([kind, *COLUMNS.values()], rows))
     return "\n\n".join(parts)
 
 
 def figures(evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """All figures of each method, rounded, to be written as JSON."""
+    """``methods`` and ``by_kind``, whose parts are methods again: all figures, rounded."""
     return {
-        name: {
-            **_rounded(asdict(one.overall)),
-            **_rounded(asdict(one.latency)),
-            "by_kind": {kind: _rounded(asdict(found)) for kind, found in one.by_kind.items()},
-        }
-        for name, one in evaluations.items()
+        "methods": {
+            name: _rounded({**asdict(one.overall), **asdict(one.latency)})
+            for name, one in evaluations.items()
+        },
+        "by_kind": {
+            kind: {name: _rounded(asdict(one.by_kind[kind])) for name, one in evaluations.items()}
+            for kind in _kinds(evaluations)
+        },
     }
 
 
@@ -79,6 +81,10 @@ def draw(
     scatter.plot([1, 4096], [1, 4096], color="grey", linestyle=":")
     scatter.set(xlabel=f"predicted by {name}, tokens", ylabel="answered, tokens", title="Lengths")
     figure.savefig(file, dpi=150)
+
+
+def _kinds(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    return list(next(iter(evaluations.values())).by_kind)
 
 
 def _cells(found: Accuracy) -> list[str]:

@@ -177,7 +177,7 @@ def _with_tags(
         batch = questions[start : start + BATCH]
         found += map(tags, model.estimate(batch))
         progress(len(batch))
-    for column in found[0] if found else ():
+    for column in found[0]:
         if column in split.column_names:
             split = split.remove_columns(column)
         split = split.add_column(column, [one[column] for one in found])
