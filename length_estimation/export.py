@@ -43,6 +43,7 @@ class _Outputs(nn.Module):
     def __init__(self, regressor: LengthRegressor) -> None:
         super().__init__()
         self.regressor = regressor
+        self.eval()  # the exporter restores the mode of what it is given
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, numbers: Tensor, model_ids: Tensor
@@ -84,7 +85,7 @@ def export(
 
 
 def _write_model(regressor: LengthRegressor, sample: Batch, file: Path) -> None:
-    regressor.eval().cpu().float()
+    regressor.cpu().float()
     # Attention of another kind has no form in ONNX that the exporter knows for all encoders.
     regressor.encoder.set_attn_implementation("eager")
     inputs = tuple(torch.from_numpy(array) for array in sample)

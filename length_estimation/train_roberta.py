@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 
 from length_estimation.examples import Example, prompts_sha256
@@ -102,7 +103,9 @@ def train(data: Path, out: Path, options: Options, *, name: str, resume: bool) -
     regressor = _regressor(encoder, maker.config, rows["train"], options)
     trainer = _trainer(regressor, maker, rows, checkpoints, options)
     trainer.train(resume_from_checkpoint=resume and _has_checkpoint(checkpoints))
-    _stretch(regressor, trainer, rows["validation"])
+    # Mixed precision wraps the model's forward, which the exported graph must not have.
+    regressor = trainer.accelerator.unwrap_model(regressor, keep_fp32_wrapper=False)
+    _stretch(regressor, _predict(regressor, maker, rows["validation"]), rows["validation"])
     config = ModelConfig(
         format=FORMAT,
         name=name,
@@ -118,7 +121,12 @@ def train(data: Path, out: Path, options: Options, *, name: str, resume: bool) -
         sha256={},
     )
     sample = maker.collate([row.encoded for row in rows["validation"].rows[:TRACED_QUESTIONS]])
-    card = model_card(_trained(config, options, trainer, examples, rows))
+    predicted = {
+        split: _predict(regressor, maker, rows[split]).double().numpy()
+        for split in ("validation", "test")
+        if examples[split]
+    }
+    card = model_card(_trained(config, options, trainer, examples, predicted))
     config = export(regressor, encoder.tokenizer, config, sample, out, card)
     print(card)
     return config
@@ -215,6 +223,7 @@ def _trainer(
         greater_is_better=False,
         label_names=["log_tokens"],
         logging_steps=max(1, between // 5),
+        use_cpu=not torch.cuda.is_available(),
         bf16=_is_bf16(options.precision),
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
@@ -259,13 +268,25 @@ def _validation_figures(found: EvalPrediction) -> dict[str, float]:
     }
 
 
-def _stretch(regressor: LengthRegressor, trainer: Trainer, validation: Rows) -> None:
-    found = trainer.predict(validation)
-    levels = torch.tensor(QUANTILE_LEVELS)
+def _predict(regressor: LengthRegressor, maker: InputMaker, rows: Rows) -> Tensor:
+    """Log quantiles (rows, levels), in the rows' order and in full precision."""
+    regressor.eval()
+    found = torch.empty(len(rows), len(QUANTILE_LEVELS))
+    by_length = sorted(range(len(rows)), key=lambda index: len(rows.rows[index].encoded.token_ids))
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        chosen = by_length[start : start + EVALUATION_BATCH]
+        batch = collate(maker, [rows[index] for index in chosen])
+        moved = {name: tensor.to(regressor.levels.device) for name, tensor in batch.items()}
+        with torch.inference_mode():
+            found[chosen] = regressor(**moved)["log_quantiles"].cpu()
+    return found
+
+
+def _stretch(regressor: LengthRegressor, log_quantiles: Tensor, validation: Rows) -> None:
     groups = group_of(torch.from_numpy(validation.numbers()))
-    truth = torch.tensor(found.label_ids)
-    stretch = fit_stretch(torch.tensor(found.predictions[0]), truth, groups, levels)
-    regressor.stretch.copy_(stretch)
+    truth = torch.tensor([row.log_tokens for row in validation.rows])
+    levels = torch.tensor(QUANTILE_LEVELS)
+    regressor.stretch.copy_(fit_stretch(log_quantiles, truth, groups, levels))
 
 
 def _trained(
@@ -273,21 +294,18 @@ def _trained(
     options: Options,
     trainer: Trainer,
     examples: dict[str, list[Example]],
-    rows: dict[str, Rows],
+    predicted: dict[str, NDArray[np.float64]],
 ) -> Trained:
-    splits = [split for split in ("validation", "test") if examples[split]]
     return Trained(
         config=config,
         options=asdict(options),
         best_step=trainer.state.best_global_step or trainer.state.global_step,
         num_steps=trainer.state.global_step,
         true_tokens={
-            split: np.array([one.num_output_tokens for one in examples[split]]) for split in splits
+            split: np.array([one.num_output_tokens for one in examples[split]])
+            for split in predicted
         },
-        log_quantiles={
-            split: trainer.predict(rows[split]).predictions[0].astype(np.float64)
-            for split in splits
-        },
+        log_quantiles=predicted,
     )
 
 
