@@ -6,7 +6,6 @@ those of a log-normal distribution of a fixed width.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,17 +47,21 @@ def mean_tokens(question: LengthQuestion) -> float:
 
 
 def write_model_folder(
-    folder: Path, *, normal: Sequence[float] = NORMAL, num_slow_layers: int = 0
+    folder: Path,
+    *,
+    normal: Sequence[float] = NORMAL,
+    num_slow_rounds: int = 0,
+    model: bytes | None = None,
 ) -> Path:
-    """A folder as training exports it; ten slow layers take about a millisecond."""
+    """A folder as training exports it; thirty slow rounds take about a millisecond."""
     folder.mkdir(parents=True, exist_ok=True)
     words = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
     )
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     files = {
         "tokenizer.json": words.to_str().encode(),
-        "model.onnx": _model(normal, num_slow_layers).SerializeToString(),
+        "model.onnx": model or _model(normal, num_slow_rounds).SerializeToString(),
     }
     config = ModelConfig(
         format=FORMAT,
@@ -76,11 +79,12 @@ def write_model_folder(
     return folder
 
 
-def _model(normal: Sequence[float], num_slow_layers: int) -> onnx.ModelProto:
-    width = 1024
+def _model(normal: Sequence[float], num_slow_rounds: int) -> onnx.ModelProto:
     constants = {
         "zero": np.array([0], dtype=np.int64),
         "one": np.array([1], dtype=np.int64),
+        "true": np.array(True),
+        "num_rounds": np.array(num_slow_rounds, dtype=np.int64),
         "slope": np.array(SLOPE, dtype=np.float32),
         "start": np.array(MEDIAN_AT_ONE_TOKEN, dtype=np.float32),
         "spread": np.array([WIDTH * z for z in normal], dtype=np.float32),
@@ -88,42 +92,56 @@ def _model(normal: Sequence[float], num_slow_layers: int) -> onnx.ModelProto:
         "longest": np.array(math.log1p(LONGEST_PROMPT), dtype=np.float32),
         "nothing": np.array(0.0, dtype=np.float32),
         "by_model": np.zeros(len(MODELS), dtype=np.float32),  # a row too few: the last one fails
-        "widen": np.zeros((len(NUMBERS), width if num_slow_layers else 1), dtype=np.float32),
-        "narrow": np.zeros((width if num_slow_layers else 1, 1), dtype=np.float32),
-        **({"slow": np.zeros((width, width), dtype=np.float32)} if num_slow_layers else {}),
+        "wider": np.zeros((len(NUMBERS), 512), dtype=np.float32),
+        "square": np.zeros((512, 512), dtype=np.float32),
+        "narrower": np.zeros((512, 1), dtype=np.float32),
     }
-    layers = ["wide", *(f"slow_{index}" for index in range(num_slow_layers))]
     nodes = [
-        helper.make_node("MatMul", ["numbers", "widen"], ["wide"]),
-        *(helper.make_node("MatMul", [a, "slow"], [b]) for a, b in itertools.pairwise(layers)),
-        helper.make_node("MatMul", [layers[-1], "narrow"], ["slowly"]),
+        helper.make_node("MatMul", ["numbers", "wider"], ["wide"]),
+        helper.make_node("Loop", ["num_rounds", "true", "wide"], ["slow"], body=_slow_round()),
+        helper.make_node("MatMul", ["slow", "narrower"], ["slow_0"]),
         helper.make_node("Slice", ["numbers", "zero", "one", "one"], ["log_prompt"]),
         helper.make_node("Mul", ["log_prompt", "slope"], ["sloped"]),
-        helper.make_node("Add", ["sloped", "start"], ["started"]),
         helper.make_node("Sub", ["longest", "log_prompt"], ["room"]),
         helper.make_node("Sqrt", ["room"], ["nan_without_room"]),
         helper.make_node("Mul", ["nan_without_room", "nothing"], ["nan_or_0"]),
         helper.make_node("Gather", ["by_model", "model_ids"], ["of_model"]),
-        helper.make_node("Unsqueeze", ["of_model", "one"], ["of_model_column"]),
-        helper.make_node("Sum", ["started", "slowly", "nan_or_0", "of_model_column"], ["median"]),
+        helper.make_node("Unsqueeze", ["of_model", "one"], ["model_0"]),
+        helper.make_node("Sum", ["sloped", "start", "slow_0", "nan_or_0", "model_0"], ["median"]),
         helper.make_node("Add", ["median", "spread"], ["log_quantiles"]),
         helper.make_node("Add", ["median", "tail"], ["log_mean_column"]),
         helper.make_node("Squeeze", ["log_mean_column", "one"], ["log_mean"]),
     ]
-    tokens, floats = TensorProto.INT64, TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [
-            helper.make_tensor_value_info("input_ids", tokens, ["questions", "tokens"]),
-            helper.make_tensor_value_info("attention_mask", tokens, ["questions", "tokens"]),
-            helper.make_tensor_value_info("numbers", floats, ["questions", len(NUMBERS)]),
-            helper.make_tensor_value_info("model_ids", tokens, ["questions"]),
-        ],
-        [
-            helper.make_tensor_value_info("log_quantiles", floats, ["questions", len(normal)]),
-            helper.make_tensor_value_info("log_mean", floats, ["questions"]),
-        ],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
+    integers, floats = TensorProto.INT64, TensorProto.FLOAT
+    describe = helper.make_tensor_value_info
+    inputs = [
+        describe("input_ids", integers, ["questions", "tokens"]),
+        describe("attention_mask", integers, ["questions", "tokens"]),
+        describe("numbers", floats, ["questions", len(NUMBERS)]),
+        describe("model_ids", integers, ["questions"]),
+    ]
+    outputs = [
+        describe("log_quantiles", floats, ["questions", len(normal)]),
+        describe("log_mean", floats, ["questions"]),
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _slow_round() -> onnx.GraphProto:
+    """The body of a loop that takes time and changes nothing."""
+    describe, floats = helper.make_tensor_value_info, TensorProto.FLOAT
+    return helper.make_graph(
+        [
+            helper.make_node("MatMul", ["before", "square"], ["after"]),
+            helper.make_node("Identity", ["goes_on"], ["still_goes_on"]),
+        ],
+        "slow_round",
+        [
+            describe("round", TensorProto.INT64, []),
+            describe("goes_on", TensorProto.BOOL, []),
+            describe("before", floats, None),
+        ],
+        [describe("still_goes_on", TensorProto.BOOL, []), describe("after", floats, None)],
+    )
