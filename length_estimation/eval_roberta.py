@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -43,12 +44,11 @@ METHODS = (MODEL, *make_baselines([]))
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, or tag; 2 for options or data that cannot be used."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.figure and importlib.util.find_spec("matplotlib") is None:
+        parser.error("--figure needs matplotlib: pip install 'astrolabe-llm[analysis]'")
     try:
-        if options.figure and importlib.util.find_spec("matplotlib") is None:
-            raise ModuleNotFoundError(
-                "--figure needs matplotlib: pip install 'astrolabe-llm[analysis]'"
-            )
         model = ServedModel(options.model_folder)
         if options.data == DEFAULT_DATA and not options.data.exists():
             made = sample.main(["--source", sample.SHAREGPT, "--out", str(options.data)])
@@ -61,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         DataError,
         InferenceFailed,
         ModelFolderError,
-        ModuleNotFoundError,
         OSError,
         SourceError,
         TokenizerError,
@@ -87,7 +86,9 @@ def _evaluate(model: ServedModel, options: argparse.Namespace) -> int:
     )
     examples = limited(examples, options.limit or len(examples), seed=0)
     levels = model.config.quantile_levels
-    # On one core, as a router that has other things to do: and what others hold is not waited for.
+    # Times are those of one core, which is what a router can spare; and threads that spin on busy
+    # cores would make baselines slower.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with threadpool_limits(1):
         methods = _methods(model, options)
         found = _evaluate_all(methods, examples, levels)
@@ -95,8 +96,8 @@ def _evaluate(model: ServedModel, options: argparse.Namespace) -> int:
         lengths = np.array([one.num_output_tokens for one in examples])
         draw(found, lengths, levels, options.figure)
     print(f"{MODEL} is {model.config.name!r} in {options.model_folder}.")
-    print(f"Data: {len(examples)} examples of {options.data}, split {options.split}. The baselines")
-    print("learnt from the first turns of its other splits.")
+    print(f"Data: {len(examples)} examples of {options.data}, split {options.split}.")
+    print("Baselines learn from first turns of the splits train and validation.")
     print(_whether_unseen(unseen), end="\n\n")
     print(tables(found))
     print(json.dumps(_result(model, options, examples, unseen, found)))
