@@ -84,10 +84,8 @@ class QuestionReader:
         """
         if not isinstance(row, dict):
             raise SourceError(f"{where} is not an object (got {_shown(row)})")
-        if "text" in row and not row.keys() & {
-            "prompt",
-            "messages",
-        }:  # a line of the request log, or an exported example
+        if "text" in row and not {"prompt", "messages"} & row.keys():
+            # A line of the request log, or an exported example.
             asked: LengthQuestion = _converted(row, LengthQuestion, where)
             return asked
         if self._counter is None:
