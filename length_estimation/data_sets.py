@@ -20,17 +20,19 @@ def read_data_set(folder: Path) -> DatasetDict:
     """All splits.
 
     Raises:
-        DataError: there is no such data set, or a split has not the columns of ``Example``.
+        DataError: there is no such data set, a split is empty or has not the columns of ``Example``.
     """
     try:
         found = load_from_disk(str(folder))
     except IndexError as error:  # the library writes a split without rows, but cannot read it
-        raise DataError(f"{folder} cannot be read: a split is empty") from error
+        raise DataError(f"{folder}: a split is empty") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no data set: {error}") from error
     if not isinstance(found, DatasetDict):
         raise DataError(f"{folder} has no splits; make some with: length_estimation sample")
     for name, split in found.items():
+        if not len(split):
+            raise DataError(f"{folder}: the split {name!r} is empty")
         missing = [column for column in COLUMNS if column not in split.column_names]
         if missing:
             raise DataError(f"{folder}, split {name}: there is no column {missing[0]!r}")
@@ -41,13 +43,11 @@ def read_examples(folder: Path, split: str) -> list[Example]:
     """The examples of one split.
 
     Raises:
-        DataError: there is no such data set or split, the split is empty, or a value is wrong.
+        DataError: there is no such data set or split, or a value is wrong.
     """
     data_set = read_data_set(folder)
     if split not in data_set:
         raise DataError(f"{folder} has no split {split!r}, only {sorted(data_set)}")
-    if not len(data_set[split]):
-        raise DataError(f"{folder}: the split {split!r} is empty")
     return examples_of_rows(data_set[split], f"{folder}, split {split}")
 
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from datasets import Dataset, DatasetDict
@@ -86,6 +86,7 @@ class QuestionReader:
             raise SourceError(f"{where} is not an object (got {_shown(row)})")
         if "text" in row and not {"prompt", "messages"} & row.keys():
             # A line of the request log, or an exported example.
+            _converted(row, _Counted, where)
             asked: LengthQuestion = _converted(row, LengthQuestion, where)
             return asked
         if self._counter is None:
@@ -101,7 +102,7 @@ class QuestionReader:
 
 
 class _Counted(msgspec.Struct):
-    num_prompt_tokens: int
+    num_prompt_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 def _answered(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -147,6 +147,7 @@ def test_more_rows_than_a_batch_and_odd_texts(model: Path, tmp_path: Path) -> No
         (b'{"prompt": 7}', "line 2: prompt: Expected"),
         (b'{"messages": []}', "line 2: no message of a user"),
         (b'{"prompt": "how", "num_prompt_tokens": "x"}', "line 2: Expected `int`, got `str`"),
+        (b'{"text": "how", "num_prompt_tokens": -1}', "line 2: Expected `int` >= 0"),
         (b'{"text": "how"}', "line 2: Object missing required field `num_prompt_tokens`"),
     ],
 )
