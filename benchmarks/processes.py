@@ -26,6 +26,15 @@ def pin(pid: int, core: int) -> bool:
     return True
 
 
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process in MB (Linux; 0 elsewhere)."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return 0.0
+    lines = status.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
 class Child:
     """A child process."""
 
@@ -48,11 +57,7 @@ class Child:
 
     def rss_mb(self) -> float:
         """Resident memory in MB (Linux; 0 elsewhere)."""
-        status = Path(f"/proc/{self.pid}/status")
-        if not status.exists():
-            return 0.0
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+        return rss_mb(self.pid)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
