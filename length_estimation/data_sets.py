@@ -20,7 +20,7 @@ def read_data_set(folder: Path) -> DatasetDict:
     """All splits.
 
     Raises:
-        DataError: there is no such data set, a split is empty or has not the columns of ``Example``.
+        DataError: there is no such data set, or a split is empty or lacks a column.
     """
     try:
         found = load_from_disk(str(folder))
