@@ -17,6 +17,10 @@ from global_scheduler.units import Unit, UnitRegistry
 from wire.length import LengthEstimate, LengthQuestion
 from wire.prediction import PredictRequest, Slo
 
+TOLD_LEVELS = ("0.1", "0.25", "0.5", "0.7", "0.8", "0.9", "0.95")
+"""Of the quantiles of a length, those that sidecars are told: with more they predict no better, and
+every question carries those of all requests in flight."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -34,7 +38,7 @@ class Job:
 
     def question(self) -> PredictRequest:
         """The same, as sidecars are asked."""
-        quantiles = self.length.quantiles or None
+        quantiles = self.told_quantiles() or None
         return PredictRequest(
             request_id=self.request_id,
             num_prompt_tokens=self.num_prompt_tokens,
@@ -44,6 +48,12 @@ class Job:
             priority=self.priority,
             slo=self.slo,
         )
+
+    def told_quantiles(self) -> dict[str, float]:
+        """Empty when only a mean is known."""
+        known = self.length.quantiles
+        told = {level: known[level] for level in TOLD_LEVELS if level in known}
+        return told if len(told) == len(TOLD_LEVELS) else known
 
 
 @dataclass(slots=True)
@@ -157,7 +167,7 @@ class Dispatcher:
             job.priority,
             self._clock(),
             next(c.prediction for c in candidates if c.unit == unit.name),
-            quantiles=job.length.quantiles,
+            quantiles=job.told_quantiles(),
             max_tokens=job.max_tokens,
             slo=job.slo,
             is_streamed=job.is_streamed,

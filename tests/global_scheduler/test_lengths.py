@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from global_scheduler.dispatch import TOLD_LEVELS
 from tests.global_scheduler.fleet import (
     DONE,
     EVENT,
@@ -21,7 +22,7 @@ from tests.global_scheduler.fleet import (
     reply,
     stream_of,
 )
-from tests.length_estimation.tiny_model import LEVELS, median_tokens, write_model_folder
+from tests.length_estimation.tiny_model import median_tokens, write_model_folder
 from wire.length import LengthQuestion
 
 pytestmark = pytest.mark.anyio
@@ -81,7 +82,8 @@ async def test_the_model_s_distribution_goes_everywhere(model: dict[str, Any]) -
     assert (decision["length_source"], counted) == ("model", 1)
     quantiles = engine.questions[0].requests[0].quantiles
     assert quantiles is not None
-    assert list(map(float, quantiles)) == LEVELS
+    assert tuple(quantiles) == TOLD_LEVELS
+    assert quantiles["0.5"] == pytest.approx(median)
     assert (told["estimator"]["from_model"], told["estimator"]["from_cache"]) == (1, 1)
 
 
