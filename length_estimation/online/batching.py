@@ -13,6 +13,10 @@ from length_estimation.online.errors import InferenceFailed, NotEstimated, Overl
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
+SMOOTHING = 0.2
+"""Weight of the newest batch in what a question is known to take."""
+LEAST_QUESTION_S = 1e-6
+
 
 class Batcher(Generic[Question, Answer]):
     """Runs batches one after the other, on a thread of its own.
@@ -28,10 +32,16 @@ class Batcher(Generic[Question, Answer]):
         *,
         max_batch: int,
         max_waiting: int,
+        batch_s: float,
+        timer: Callable[[], float],
     ) -> None:
-        """``answer`` gives a result for each question; whatever it raises fails all of them."""
+        """``answer`` gives a result for each question; whatever it raises fails all of them.
+        ``timer`` gives monotonic seconds."""
         self._answer = answer
         self._max_batch = max_batch
+        self._batch_s = batch_s
+        self._timer = timer
+        self._question_s = batch_s  # until it is known, so that the first batch has one
         self._max_waiting = max_waiting
         self._waiting: deque[tuple[Question, asyncio.Future[Answer | NotEstimated]]] = deque()
         self._arrived = asyncio.Event()
@@ -69,19 +79,27 @@ class Batcher(Generic[Question, Answer]):
         future.set_result(Overloaded(f"more than {self._max_waiting} questions wait"))
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while not self._is_closed:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                size = min(self._max_batch, len(self._waiting))
-                batch = [self._waiting.pop() for _ in range(size)]
-                self.num_batches += 1
-                self.num_batched_questions += size
-                questions = [question for question, _ in batch]
-                results = await loop.run_in_executor(self._worker, self._answer_all, questions)
-                for (_, future), result in zip(batch, results, strict=True):
-                    future.set_result(result)
+                await self._run_batch()
+
+    async def _run_batch(self) -> None:
+        most = max(int(self._batch_s / self._question_s), 1)
+        size = min(len(self._waiting), self._max_batch, most)
+        batch = [self._waiting.pop() for _ in range(size)]
+        self.num_batches += 1
+        self.num_batched_questions += size
+        started_s = self._timer()
+        results = await asyncio.get_running_loop().run_in_executor(
+            self._worker, self._answer_all, [question for question, _ in batch]
+        )
+        took_s = max((self._timer() - started_s) / size, LEAST_QUESTION_S)
+        weight = max(SMOOTHING, 1 / self.num_batches)
+        self._question_s += weight * (took_s - self._question_s)
+        for (_, future), result in zip(batch, results, strict=True):
+            future.set_result(result)
 
     def _answer_all(self, questions: Sequence[Question]) -> Sequence[Answer | NotEstimated]:
         """On the thread. Nothing that fails here may end the serving."""

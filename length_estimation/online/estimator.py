@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -41,14 +42,11 @@ class OnlineEstimator:
         *,
         deadline_s: float = 0.02,
         max_waiting: int = 64,
-        max_batch: int = 16,
+        max_batch: int = 64,
         cache_size: int = 10_000,
         num_threads: int = 1,
     ) -> None:
         """Load and check the model, and warm it up: a fraction of a second.
-
-        ``max_batch`` is small because sharing a batch saves little time on a CPU, and a batch that
-        runs holds up all who come after it.
 
         Raises:
             ModelFolderError: a file is missing, damaged, or no such model; names it.
@@ -57,7 +55,13 @@ class OnlineEstimator:
         self._window = self._model.config.inputs.window
         self._deadline_s = deadline_s
         self._cache = EstimateCache(cache_size)
-        self._batcher = Batcher(self._model.predict, max_batch=max_batch, max_waiting=max_waiting)
+        self._batcher = Batcher(
+            self._model.predict,
+            max_batch=max_batch,
+            max_waiting=max_waiting,
+            batch_s=deadline_s / 2,  # who has just missed a batch can be in the next one
+            timer=time.monotonic,
+        )
         self._in_flight: dict[bytes, asyncio.Future[RawEstimate | NotEstimated]] = {}
         self._recalibrations = Recalibrations(self._model.config.quantile_levels)
         self._maker = EstimateMaker(self._model.config.quantile_levels)
