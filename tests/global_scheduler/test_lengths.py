@@ -106,7 +106,7 @@ async def test_what_was_observed_stands_next_to_what_was_expected(model: dict[st
 
 async def test_a_passed_deadline_leaves_it_to_the_running_mean(tmp_path: Path) -> None:
     """The request goes on without the model, and the metrics say why."""
-    folder = write_model_folder(tmp_path / "slow", num_slow_layers=500)
+    folder = write_model_folder(tmp_path / "slow", num_slow_rounds=1500)
     engine = ScriptedEngine(behave=answering(70))
     settings = {"length_estimator": str(folder), "length_deadline_ms": 1.0}
     async with fleet(engine, **settings) as running:
