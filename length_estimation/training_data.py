@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,29 +25,6 @@ class Row(NamedTuple):
     encoded: Encoded
     log_tokens: float
     log_max_tokens: float
-
-
-def read_examples(data: Path, split: str) -> list[Example]:
-    """The examples of a data set that ``length_estimation sample`` made.
-
-    Raises:
-        DataError: there is no such data set or split, or a column is missing.
-    """
-    try:
-        found = datasets.load_from_disk(str(data))
-    except (FileNotFoundError, ValueError) as error:
-        raise DataError(f"{data} holds no data set: {error}") from error
-    if not isinstance(found, datasets.DatasetDict) or split not in found:
-        raise DataError(f"{data} has no split {split!r}; make one with: length_estimation sample")
-    missing = set(Example.__struct_fields__) - set(found[split].column_names)
-    if missing:
-        raise DataError(f"{data} has no column {min(missing)!r}")
-    wanted = found[split].select_columns(list(Example.__struct_fields__))
-    return [Example(**row) for row in wanted]
-
-
-class DataError(Exception):
-    """A data set cannot be used."""
 
 
 class Rows(torch.utils.data.Dataset):
