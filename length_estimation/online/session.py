@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,9 +22,13 @@ from length_estimation.online.errors import InferenceFailed
 from wire.length import LengthQuestion
 
 OUTPUTS = ("log_quantiles", "log_mean")
+LARGEST_RUN = 8
+"""Most questions that share a run of the model: more gain nothing and take memory."""
 LEAST_FILL = 0.75
-"""Questions share a run of the model if the shortest has at least this share of the longest's
-tokens: padding costs as much as text, and sharing gains only about a tenth."""
+"""They share one if the shortest has at least this share of the longest's tokens: padding costs as
+much as text, and sharing gains only about a tenth."""
+ROUNDING = 1e-4
+"""Quantiles may fall by so much where they should be equal."""
 ONLY_FATAL = 4
 """ONNX Runtime's number for what it logs: errors are raised too, and logged by those who count."""
 
@@ -98,11 +103,12 @@ def load_model(folder: Path, *, num_threads: int = 1) -> LengthModel:
 def of_like_length(num_tokens: Sequence[int]) -> list[list[int]]:
     """Indices of questions that are worth padding to one length, group by group."""
     groups: list[list[int]] = []
+    least = math.inf
     for index in sorted(range(len(num_tokens)), key=num_tokens.__getitem__, reverse=True):
-        if groups and num_tokens[index] >= LEAST_FILL * num_tokens[groups[-1][0]]:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
+        if num_tokens[index] < least or len(groups[-1]) == LARGEST_RUN:
+            groups.append([])
+            least = LEAST_FILL * num_tokens[index]
+        groups[-1].append(index)
     return groups
 
 
@@ -129,6 +135,6 @@ def _check_names(session: InferenceSession, file: Path) -> None:
 def _checked(raw: RawEstimate) -> RawEstimate | InferenceFailed:
     if not np.isfinite([*raw.log_quantiles, raw.log_mean]).all():
         return InferenceFailed("the model's outputs are not finite")
-    if (np.diff(raw.log_quantiles) < 0).any():
+    if (np.diff(raw.log_quantiles) < -ROUNDING).any():
         return InferenceFailed("the model's quantiles do not rise")
-    return raw
+    return raw._replace(log_quantiles=np.maximum.accumulate(raw.log_quantiles))

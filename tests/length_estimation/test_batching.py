@@ -178,4 +178,5 @@ async def test_closing_lets_the_running_batch_end_and_turns_away_the_rest() -> N
 async def test_questions_share_a_run_only_if_they_are_about_as_long() -> None:
     """Padding 10 tokens to 200 would cost twenty times as much."""
     assert of_like_length([10, 200, 9, 160, 151, 8, 2]) == [[1, 3, 4], [0, 2, 5], [6]]
+    assert [len(group) for group in of_like_length([50] * 20)] == [8, 8, 4]
     assert of_like_length([]) == []
