@@ -20,7 +20,7 @@ WINDOW = 256
 MAX_MODELS = 64
 """Served models that are kept; the one not heard of for the longest gives way."""
 REFIT_SHARE = 16
-"""Fitted again, when next needed, after as many new observations as this share of the window."""
+"""Fitted again, when next needed, after one new observation for so many in the window."""
 
 
 class Recalibration:
