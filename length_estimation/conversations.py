@@ -38,7 +38,7 @@ class Conversation:
 
 
 def examples_of(
-    conversation: Conversation, counter: TokenCounter, *, model: str, first_turn_only: bool = False
+    conversation: Conversation, counter: TokenCounter, *, model: str
 ) -> Iterator[Example]:
     """One example for each answer that follows a user's message and is not empty.
 
@@ -47,7 +47,7 @@ def examples_of(
     Args:
         model: for conversations that do not say who answered.
     """
-    messages = conversation.messages[:2] if first_turn_only else conversation.messages
+    messages = conversation.messages
     counted = counter.count([message.text for message in messages])
     num_prompt_tokens, earlier, turn = 0, list[int](), 0
     for index, (message, num_counted) in enumerate(zip(messages, counted, strict=True)):

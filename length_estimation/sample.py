@@ -95,7 +95,10 @@ def main(argv: Sequence[str], *, now: Callable[[], datetime] | None = None) -> i
 
 
 def to_datasets(splits: Splits) -> DatasetDict:
-    """As Hugging Face data sets with a column for each field of ``Example``."""
+    """As Hugging Face data sets with a column for each field of ``Example``.
+
+    An empty split is left out: the library writes one, but cannot read it.
+    """
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     return DatasetDict(
         {
@@ -104,6 +107,7 @@ def to_datasets(splits: Splits) -> DatasetDict:
                 features=FEATURES,
             )
             for name, examples in parts.items()
+            if examples
         }
     )
 
@@ -123,7 +127,7 @@ def open_source(options: argparse.Namespace) -> Source:
         raise SourceError(f"--source takes one source, or {REQUEST_LOG} PATH (got {words})")
     name = words[0]
     path = sharegpt.packaged_file() if name == SHAREGPT else Path(name)
-    if path.suffix in READERS and not path.is_file():
+    if path.suffix in READERS and not path.exists():
         raise SourceError(f"there is no file {path}")
     reader = READERS.get(path.suffix)
     if reader is None:
@@ -136,15 +140,13 @@ def _examples(
 ) -> Iterator[Example]:
     counter = TokenCounter(load_tokenizer(options.tokenizer))
     for one in conversations:
-        yield from examples_of(
-            one, counter, model=options.model, first_turn_only=options.first_turns_only
-        )
+        yield from examples_of(one, counter, model=options.model)
 
 
 def _sample(source: Source, options: argparse.Namespace) -> tuple[Splits, dict[str, int]]:
     found = list(tqdm(source.examples, desc="reading", unit=" answers", disable=None))
     if options.first_turns_only:
-        found = [example for example in found if is_first_turn(example)]
+        found = [example for example in found if example.turn == 0]
     if not found:
         raise SourceError(f"{source.name} holds no answered prompt")
     kept = without_repeats(found)
@@ -155,8 +157,10 @@ def _sample(source: Source, options: argparse.Namespace) -> tuple[Splits, dict[s
         test_share=options.test_share,
         validation_share=options.validation_share,
     )
+    if not splits.train:
+        raise SourceError(f"{source.name}: {len(kept)} answered prompts leave none for training")
     counts = {
-        "answered prompts found": len(found),
+        "answered prompts": len(found),
         "without repeated prompts": len(kept),
         "of these first turns": sum(map(is_first_turn, kept)),
         "in test": len(splits.test),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ijson
 import msgspec
@@ -22,6 +24,7 @@ from length_estimation.conversations import (
 FILE_NAME = "ShareGPT_V3_unfiltered_cleaned_split.json"
 ROLES = {"system": SYSTEM, "human": USER, "gpt": ASSISTANT, "chatgpt": ASSISTANT}
 """Where anybody else speaks (a few messages of other models), reading of a conversation ends."""
+LONGEST_CHARACTER_BYTES = 4
 
 
 class Turn(NamedTuple):
@@ -65,7 +68,7 @@ def conversations(path: Path) -> Iterator[Conversation]:
     with path.open("rb") as file:
         entries = ijson.items(file, "item")
         index = 0
-        while (entry := _next(entries, path)) is not None:
+        while (entry := _next(entries, file)) is not None:
             yield conversation_of(entry, f"{path}, item {index}", default_name=str(index))
             index += 1
 
@@ -103,14 +106,26 @@ def conversation_of(entry: Any, where: str, *, default_name: str) -> Conversatio
     return Conversation(name.rpartition("_")[0] or name or default_name, messages)
 
 
-def _next(entries: Iterator[Any], path: Path) -> Any:
+def _next(entries: Iterator[Any], file: BinaryIO) -> Any:
     try:
         return next(entries, None)
-    except ijson.JSONError as error:
-        # The parser's own words are all that tells a cut file from a damaged one.
-        if "premature EOF" in str(error) or "Incomplete JSON" in str(error):
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        if _is_cut(error, file):
             return None
-        raise SourceError(f"{path} is not JSON: {' '.join(str(error).split())}") from error
+        words = " ".join(str(error).split())
+        raise SourceError(f"{file.name} is not JSON: {words}") from error
+
+
+def _is_cut(error: Exception, file: BinaryIO) -> bool:
+    """Whether the file just ended too early; the parser's own words are all that tells."""
+    words = str(error)
+    if "premature EOF" in words or "Incomplete JSON" in words:
+        return True
+    file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_CHARACTER_BYTES))
+    decoder = codecs.getincrementaldecoder("utf-8")("ignore")
+    decoder.decode(file.read())
+    ends_inside_character = bool(decoder.getstate()[0])
+    return "UTF8" in words and ends_inside_character
 
 
 def _first_turn(messages: list[Message]) -> Turn | None:

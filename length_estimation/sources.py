@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from datasets import load_dataset
 
 from length_estimation import sharegpt
 from length_estimation.conversations import (
@@ -72,8 +73,6 @@ def read_hub(name: str) -> Iterator[Conversation]:
     Raises:
         SourceError: there is no such data set, or a row cannot be used.
     """
-    from datasets import load_dataset  # takes seconds, and needs pandas and more
-
     try:
         rows = load_dataset(name, split="train", streaming=True)
     except (OSError, ValueError) as error:
@@ -102,10 +101,7 @@ def conversation_of_row(row: Any, where: str) -> Conversation:
         messages = [Message(USER, parsed.prompt or "")]
     else:
         messages = [Message(ROLES.get(one.role, one.role), _text(one)) for one in parsed.messages]
-    if parsed.response is not None or parsed.num_output_tokens is not None:
-        messages.append(Message(ASSISTANT, parsed.response or "", parsed.num_output_tokens))
-    elif all(message.role != ASSISTANT for message in messages):
-        raise SourceError(f"{where}: needs response or num_output_tokens (got {_shown(row)})")
+    _add_answer(messages, parsed, where)
     name = where if parsed.conversation is None else str(parsed.conversation)
     return Conversation(name, messages, parsed.model, parsed.max_tokens)
 
@@ -116,13 +112,11 @@ def read_request_log(files: list[Path]) -> Iterator[Example]:
     Raises:
         SourceError: a line cannot be used; names file, line, key and value.
     """
-    turns: dict[str, int] = {}
     for file in files:
         for where, row in _json_lines(file):
             line = _convert(row, _LogLine, where)
-            turn = turns.get(line.conversation, 0)
-            turns[line.conversation] = turn + 1
             if line.num_output_tokens:
+                turn = len(line.earlier_answer_characters)
                 yield Example(turn=turn, **msgspec.structs.asdict(line))
 
 
@@ -161,6 +155,18 @@ def _convert(row: Any, kind: type, where: str) -> Any:
         key = path.strip(".`")
         value = row.get(key.partition(".")[0].partition("[")[0]) if isinstance(row, dict) else row
         raise SourceError(f"{where}: {key or 'line'}: {words} (got {_shown(value)})") from error
+
+
+def _add_answer(messages: list[Message], row: _Row, where: str) -> None:
+    """Complete the messages by what stands beside them."""
+    if messages and messages[-1].role == ASSISTANT:
+        if row.response is not None:
+            raise SourceError(f"{where}: response: messages end with an answer already")
+        messages[-1] = messages[-1]._replace(num_tokens=row.num_output_tokens)
+    elif row.response is not None or row.num_output_tokens is not None:
+        messages.append(Message(ASSISTANT, row.response or "", row.num_output_tokens))
+    elif all(message.role != ASSISTANT for message in messages):
+        raise SourceError(f"{where}: needs response or num_output_tokens (got neither)")
 
 
 def _text(message: _Message) -> str:

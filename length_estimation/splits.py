@@ -92,6 +92,7 @@ def _with_rest(
 
 
 def _drawn(examples: Sequence[Example], share: float, rng: np.random.Generator) -> set[str]:
-    """The names of a share of the conversations."""
+    """The names of a share of the conversations, one of them at least unless the share is 0."""
     names = list(dict.fromkeys(example.conversation for example in examples))
-    return {names[index] for index in rng.permutation(len(names))[: round(share * len(names))]}
+    count = max(round(share * len(names)), 1 if share else 0)
+    return {names[index] for index in rng.permutation(len(names))[:count]}
