@@ -53,8 +53,8 @@ def draw(answered: Sequence[Answered], size: int) -> Figure:
 
 def _draw_errors(axes: Axes, slid: Sequence[Window]) -> None:
     for style in STYLES:
-        _line(axes, style, slid, [one.methods[style.method].median_error for one in slid])
-    axes.set_ylabel("median absolute error (tokens)")
+        _line(axes, style, slid, [one.methods[style.method].mae for one in slid])
+    axes.set_ylabel("mean absolute error (tokens)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
 

@@ -47,7 +47,7 @@ LONGEST_PROMPT_BYTES = 2_500
 """Fits a window of 2,048 tokens together with its answer, in any script."""
 MOST_REQUESTS = 1_000
 """The gateway's decision log holds no more."""
-FLEET_DEADLINE_MS = "500"
+FLEET_DEADLINE_MS = "5000"
 """For the estimator, where engines take all of the cores that the gateway runs on."""
 
 
