@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -98,7 +99,8 @@ class RequestLog:
             self._file.emit(logging.makeLogRecord({"msg": _line(request)}))
             with self._lock:
                 self._waiting_characters -= _size(request)
-        self._file.close()
+        with suppress(OSError):  # what could not be written is counted
+            self._file.close()
 
 
 class _PrivateFile(RotatingFileHandler):
@@ -119,6 +121,8 @@ class _PrivateFile(RotatingFileHandler):
         if not self._has_failed:
             self._has_failed = True
             logger.error("the request log cannot be written: %s", sys.exc_info()[1])
+        if self.stream is not None and self.stream.closed:
+            self.stream = None  # has the next write open it again
 
 
 def _size(request: LoggedRequest) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,8 @@ from length_estimation.conversations import (
     SourceError,
 )
 from length_estimation.examples import Example
+
+logger = logging.getLogger(__name__)
 
 ROLES = {"developer": SYSTEM}
 SHOWN_CHARACTERS = 80
@@ -109,11 +112,13 @@ def conversation_of_row(row: Any, where: str) -> Conversation:
 def read_request_log(files: list[Path]) -> Iterator[Example]:
     """Examples from the gateway's request log (``--request-log``), oldest file first.
 
+    Lines that a full disk or a crash has cut are left out, with a warning.
+
     Raises:
         SourceError: a line cannot be used; names file, line, key and value.
     """
     for file in files:
-        for where, row in _json_lines(file):
+        for where, row in _json_lines(file, may_be_cut=True):
             line = _convert(row, _LogLine, where)
             if line.num_output_tokens:
                 turn = len(line.earlier_answer_characters)
@@ -134,7 +139,7 @@ def request_log_files(path: Path) -> list[Path]:
     return files
 
 
-def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
+def _json_lines(file: Path, *, may_be_cut: bool = False) -> Iterator[tuple[str, Any]]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{file}, line {number}"
@@ -143,6 +148,9 @@ def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
             try:
                 yield where, msgspec.json.decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                if may_be_cut:
+                    logger.warning("%s is left out, as it is not JSON: %s", where, error)
+                    continue
                 shown = line[:SHOWN_CHARACTERS].decode(errors="replace").strip()
                 raise SourceError(f"{where} is not JSON: {error} (got {shown!r})") from error
 

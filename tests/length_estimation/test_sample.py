@@ -16,12 +16,16 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from global_scheduler.bodies import parse_chat
+from global_scheduler.request_log import LoggedRequest, RequestLog
 from length_estimation.answer_tokens import TokenCounter
 from length_estimation.conversations import TOKENS_PER_MESSAGE, examples_of
 from length_estimation.examples import Example
 from length_estimation.provenance import prompts_sha256, read_provenance
 from length_estimation.sample import main
 from length_estimation.sources import conversation_of_row
+from wire.length import LengthQuestion
+
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="session")
@@ -251,6 +255,40 @@ def test_a_source_without_answers_is_an_error(
     out = tmp_path / "set"
     assert main(["--source", str(file), "--out", str(out), "--tokenizer", str(words)]) == 2
     assert "holds no answered prompt" in capsys.readouterr().err
+
+
+async def test_the_gateways_request_log_is_a_source(sample: Any, tmp_path: Path) -> None:
+    """Rotated files too; a line that was cut is left out, and so is an answer without tokens."""
+    log = tmp_path / "requests.jsonl"
+    async with RequestLog(log, max_bytes=3_000, on_loss=lambda reason: None) as writing:
+        for index in range(30):
+            question = LengthQuestion(
+                text=f"p{index}",
+                num_prompt_tokens=index,
+                earlier_answer_characters=[5] * (index % 3),
+                max_tokens=None if index % 2 else 100,
+                model="m",
+            )
+            writing.add(
+                LoggedRequest(
+                    request_id=str(index),
+                    time_s=0.0,
+                    question=question,
+                    opening=str(index // 3),
+                    num_output_tokens=index,
+                    is_exact=True,
+                )
+            )
+    assert log.with_name("requests.jsonl.1").exists()
+    log.write_bytes(log.read_bytes() + b'{"request_id": "cut')
+    made = sample("request-log", str(log))
+    found = [one for split in made.values() for one in examples(split)]
+    assert sorted(one.num_output_tokens for one in found) == list(range(1, 30))
+    one = next(one for one in found if one.text == "p8")
+    assert (one.turn, one.earlier_answer_characters) == (2, [5, 5])
+    assert (one.num_prompt_tokens, one.max_tokens, one.model) == (8, 100, "m")
+    names = [set(split["conversation"]) for split in made.values()]
+    assert sum(map(len, names)) == len(set.union(*names)) == 10
 
 
 def test_a_few_rows_are_enough(sample: Any, tmp_path: Path) -> None:
