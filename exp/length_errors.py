@@ -76,7 +76,7 @@ def windows(answered: Sequence[Answered], size: int, step: int) -> Iterator[Wind
 def errors(answered: Sequence[Answered], method: str) -> Errors:
     """Of at least one request."""
     tokens = [one.error_tokens(method) for one in answered]
-    relative = [one.error_tokens(method) / one.num_output_tokens for one in answered]
+    relative = [one.error_tokens(method) / max(1, one.num_output_tokens) for one in answered]
     within = [inside for one in answered if (inside := one.is_within(method)) is not None]
     return Errors(
         mae=round(statistics.fmean(tokens), 1),
