@@ -64,7 +64,7 @@ class Observations:
         if request.num_sequences > 1:
             return  # what-ifs and length estimates are about single sequences
         self._lengths.observe(job.length_question, job.length, relayed.counts.num_output_tokens)
-        if self._request_log is not None:
+        if self._request_log is not None and 1 <= relayed.counts.num_output_tokens <= MAX_TOKENS:
             self._request_log.add(_logged(request, job, decision, relayed.counts))
         if decision.predicted_ttft_ms is not None:
             ended = _ended(decision, relayed, relayed.counts, sent_s, ended_s)

@@ -75,10 +75,15 @@ class Source:
     is_sharegpt: bool = False
 
 
-def main(argv: Sequence[str], *, now: Callable[[], datetime] | None = None) -> int:
+def utc_now() -> datetime:
+    """The date that a data set is given."""
+    return datetime.now(timezone.utc)
+
+
+def main(argv: Sequence[str], *, now: Callable[[], datetime] = utc_now) -> int:
     """Make a data set; 2 for a source or an option that cannot be used."""
     options = _parser().parse_args(argv)
-    date = (now or (lambda: datetime.now(timezone.utc)))().isoformat(timespec="seconds")
+    date = now().isoformat(timespec="seconds")
     try:
         with _new_folder(options.out, replace=options.force) as folder:
             source = open_source(options)

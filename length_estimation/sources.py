@@ -50,11 +50,11 @@ class _Row(msgspec.Struct):
 class _LogLine(msgspec.Struct, kw_only=True):
     text: str
     context: str
-    num_prompt_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    num_prompt_tokens: Count
     earlier_answer_characters: list[int]
     max_tokens: Count | None
     model: str
-    num_output_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    num_output_tokens: Count
     conversation: str
 
 
@@ -120,9 +120,8 @@ def read_request_log(files: list[Path]) -> Iterator[Example]:
     for file in files:
         for where, row in _json_lines(file, may_be_cut=True):
             line = _convert(row, _LogLine, where)
-            if line.num_output_tokens:
-                turn = len(line.earlier_answer_characters)
-                yield Example(turn=turn, **msgspec.structs.asdict(line))
+            turn = len(line.earlier_answer_characters)
+            yield Example(turn=turn, **msgspec.structs.asdict(line))
 
 
 def request_log_files(path: Path) -> list[Path]:

@@ -18,6 +18,7 @@ from global_scheduler.app import create_app
 from global_scheduler.request_log import MOST_WAITING_CHARACTERS, LoggedRequest, RequestLog
 from global_scheduler.settings import GatewaySettings
 from tests.global_scheduler.fleet import (
+    COMPLETION,
     DONE,
     EVENT,
     Fleet,
@@ -118,10 +119,13 @@ async def test_a_stream_without_usage_is_counted_by_its_events(tmp_path: Path) -
 
 
 async def test_only_single_answers_are_logged(tmp_path: Path) -> None:
-    """No failures, and no requests for several answers, whose tokens come as a sum."""
+    """No failures, no absurd figures, no requests for several answers (their tokens are a sum)."""
 
     async def fail(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         await reply(send, 400, b'{"error":{"message":"no"}}')
+
+    async def lie(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        await reply(send, 200, COMPLETION.replace(b":3", b":3000000000"))
 
     file = tmp_path / "requests.jsonl"
     engine = ScriptedEngine()
@@ -129,6 +133,8 @@ async def test_only_single_answers_are_logged(tmp_path: Path) -> None:
         await running.complete(prompt="several", n=2)
         engine.behave = fail
         await running.complete(prompt="failed")
+        engine.behave = lie
+        await running.complete(prompt="absurd")
         assert (await running.client.post("/v1/completions", content=b"\xff")).status_code == 400
         engine.behave = ScriptedEngine.behave
         await running.complete(prompt="one")

@@ -258,10 +258,10 @@ def test_a_source_without_answers_is_an_error(
 
 
 async def test_the_gateways_request_log_is_a_source(sample: Any, tmp_path: Path) -> None:
-    """Rotated files too; a line that was cut is left out, and so is an answer without tokens."""
+    """Rotated files too; a line that was cut is left out."""
     log = tmp_path / "requests.jsonl"
     async with RequestLog(log, max_bytes=3_000, on_loss=lambda reason: None) as writing:
-        for index in range(30):
+        for index in range(1, 31):
             question = LengthQuestion(
                 text=f"p{index}",
                 num_prompt_tokens=index,
@@ -283,12 +283,12 @@ async def test_the_gateways_request_log_is_a_source(sample: Any, tmp_path: Path)
     log.write_bytes(log.read_bytes() + b'{"request_id": "cut')
     made = sample("request-log", str(log))
     found = [one for split in made.values() for one in examples(split)]
-    assert sorted(one.num_output_tokens for one in found) == list(range(1, 30))
+    assert sorted(one.num_output_tokens for one in found) == list(range(1, 31))
     one = next(one for one in found if one.text == "p8")
     assert (one.turn, one.earlier_answer_characters) == (2, [5, 5])
     assert (one.num_prompt_tokens, one.max_tokens, one.model) == (8, 100, "m")
     names = [set(split["conversation"]) for split in made.values()]
-    assert sum(map(len, names)) == len(set.union(*names)) == 10
+    assert sum(map(len, names)) == len(set.union(*names)) == 11
 
 
 def test_a_few_rows_are_enough(sample: Any, tmp_path: Path) -> None:
