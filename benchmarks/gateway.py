@@ -2,8 +2,9 @@
 
 Direct and through the gateway in turn, several rounds, medians; the gateway on a core of its own
 where the system lets processes be pinned. Two ways of routing: ``round_robin`` (the data path
-alone, the top-level figures) and ``min_new_request_latency`` with instant sidecars (under
-``predictive``).
+alone, the top-level figures) and ``min_new_request_latency`` with instant sidecars: under
+``predictive`` with one prompt again and again, whose length estimate is remembered, under
+``predictive_new_prompts`` with prompts that are all different.
 """
 
 from __future__ import annotations
@@ -27,8 +28,22 @@ from benchmarks.processes import Child, free_port, pin
 
 BODY = json.dumps({"model": "instant", "prompt": "word " * 200, "max_tokens": 16}).encode()
 STREAM_BODY = b'{"stream":true,' + BODY[1:]
+PREDICTIVE, NEW_PROMPTS = "min_new_request_latency", "new prompts"
 NUM_UNITS = 4
 NUM_CONNECTIONS = 32
+
+
+class NewPrompts:
+    """As long as ``BODY``, and never the same twice."""
+
+    def __init__(self, template: bytes) -> None:
+        self._template = template
+        self._count = 0
+
+    def __call__(self) -> bytes:
+        """The next body."""
+        self._count += 1
+        return self._template.replace(b"word word", b"%09d" % self._count, 1)
 
 
 async def _ready(port: int, num_units: int) -> None:
@@ -45,7 +60,9 @@ async def _ready(port: int, num_units: int) -> None:
     raise TimeoutError(f"the gateway on port {port} is not ready")
 
 
-async def _load(port: int, body: bytes, num_connections: int, duration_s: float) -> LoadResult:
+async def _load(
+    port: int, body: bytes | NewPrompts, num_connections: int, duration_s: float
+) -> LoadResult:
     result = await closed_loop(
         port, "/v1/completions", body, num_connections=num_connections, duration_s=duration_s
     )
@@ -54,13 +71,16 @@ async def _load(port: int, body: bytes, num_connections: int, duration_s: float)
     return result
 
 
-async def _round(ports: dict[str, int], duration_s: float) -> dict[str, dict[str, float]]:
+async def _round(
+    ports: dict[str, int], new_bodies: tuple[NewPrompts, NewPrompts], duration_s: float
+) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
     for name, port in ports.items():
-        whole = await _load(port, BODY, NUM_CONNECTIONS, duration_s)
-        alone = await _load(port, BODY, 1, duration_s)
-        stream = await _load(port, STREAM_BODY, NUM_CONNECTIONS, duration_s)
-        stream_alone = await _load(port, STREAM_BODY, 1, duration_s)
+        body, stream_body = new_bodies if name == NEW_PROMPTS else (BODY, STREAM_BODY)
+        whole = await _load(port, body, NUM_CONNECTIONS, duration_s)
+        alone = await _load(port, body, 1, duration_s)
+        stream = await _load(port, stream_body, NUM_CONNECTIONS, duration_s)
+        stream_alone = await _load(port, stream_body, 1, duration_s)
         figures[name] = {
             "rps": whole.num_requests / whole.duration_s,
             "ms_p50_c1": statistics.median(alone.latencies_s) * 1e3,
@@ -97,7 +117,7 @@ async def measure(num_rounds: int, duration_s: float) -> dict[str, Any]:
     units = [f"--unit=u{index}={url},{url}" for index in range(NUM_UNITS)]
     gateways: dict[str, tuple[int, Child]] = {}
     try:
-        for policy in ("round_robin", "min_new_request_latency"):
+        for policy in ("round_robin", PREDICTIVE):
             port = free_port()
             command = ["-m", "global_scheduler", f"--port={port}", f"--policy={policy}", *units]
             child = Child([sys.executable, *command, "--log-level=warning"])
@@ -105,21 +125,25 @@ async def measure(num_rounds: int, duration_s: float) -> dict[str, Any]:
             gateways[policy] = (port, child)
             await _ready(port, NUM_UNITS)
         ports = {"direct": engine_port} | {name: port for name, (port, _) in gateways.items()}
+        ports[NEW_PROMPTS] = ports[PREDICTIVE]
+        new_bodies = NewPrompts(BODY), NewPrompts(STREAM_BODY)
         rounds = []
         for index in range(num_rounds):
-            rounds.append(await _round(ports, duration_s))
+            rounds.append(await _round(ports, new_bodies, duration_s))
             print(f"round {index + 1}/{num_rounds}: {rounds[-1]}", file=sys.stderr)
         direct = _medians(rounds, "direct")
+        gateways[NEW_PROMPTS] = gateways[PREDICTIVE]
         results = {
-            policy: _against(direct, _medians(rounds, policy), child.rss_mb())
-            for policy, (_, child) in gateways.items()
+            name: _against(direct, _medians(rounds, name), child.rss_mb())
+            for name, (_, child) in gateways.items()
         }
     finally:
         for _, child in gateways.values():
             child.stop()
         engine.stop()
     return results["round_robin"] | {
-        "predictive": results["min_new_request_latency"],
+        "predictive": results[PREDICTIVE],
+        "predictive_new_prompts": results[NEW_PROMPTS],
         "connections": NUM_CONNECTIONS,
         "rounds": num_rounds,
         "pinned": cores,
