@@ -96,7 +96,7 @@ async def test_each_answered_request_is_a_line(tmp_path: Path) -> None:
 
 
 async def test_turns_of_a_conversation_share_its_name(tmp_path: Path) -> None:
-    """Which tells nothing of what was said."""
+    """By which splits keep them together."""
     file = tmp_path / "requests.jsonl"
     async with fleet(ScriptedEngine(), request_log=file) as running:
         await chat(running, "hello")
