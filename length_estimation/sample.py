@@ -250,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="replace the folder if it exists")
     add("--max-examples", type=_at_least_1, help="most examples for training, drawn at random")
     add("--first-turns-only", action="store_true", help="leave out all but first answers")
-    add("--seed", type=int, default=0, help="of the splits (default 0)")
+    add("--seed", type=_seed, default=0, help="of the splits (default 0)")
     add("--test-share", type=_share, default=0.1, help="of conversations (default 0.1)")
     add("--validation-share", type=_share, default=0.05, help="of what is left (default 0.05)")
     add(
@@ -264,6 +264,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"who answered, where the source does not say (default {DEFAULT_MODEL})",
     )
     return parser
+
+
+def _seed(text: str) -> int:
+    if not 0 <= (number := int(text)) < 2**32:  # what numpy takes
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1 (got {text})")
+    return number
 
 
 def _at_least_1(text: str) -> int:

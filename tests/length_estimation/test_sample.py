@@ -246,6 +246,20 @@ def test_too_few_rows_are_an_error(
     assert "1 answered prompts leave none for training" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--seed", "-1"), ("--max-examples", "0"), ("--test-share", "1")]
+)
+def test_an_option_out_of_range_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    """With its value."""
+    with pytest.raises(SystemExit):
+        main(["--source", "a.json", "--out", str(tmp_path / "set"), option, value])
+    error = capsys.readouterr().err
+    assert f"argument {option}" in error
+    assert f"(got {value})" in error
+
+
 def test_a_source_without_answers_is_an_error(
     words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
