@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from length_estimation.online.figures import EstimatorFigures
+from length_estimation.online.metrics import EstimatorMetrics
 from wire.length import LengthEstimate
 
 ESTIMATION_BUCKETS_S = (0.0001, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.012, 0.016, 0.02, 0.05, 0.1)
@@ -28,7 +28,14 @@ class LengthMetrics:
         self, registry: CollectorRegistry, figures: Callable[[], EstimatorFigures] | None
     ) -> None:
         """``figures`` are the model's; None where no model is loaded."""
-        self._figures = figures
+        is_loaded = Gauge(
+            "astrolabe_length_estimator_loaded",
+            "1 when a trained model estimates, 0 when the running mean stands in.",
+            registry=registry,
+        )
+        is_loaded.set(figures is not None)
+        if figures is not None:
+            registry.register(EstimatorMetrics(figures))
         self._estimates = Counter(
             "astrolabe_length_estimates",
             "Estimates of output lengths by what made them.",
@@ -56,7 +63,6 @@ class LengthMetrics:
             ["model", "position"],
             registry=registry,
         )
-        registry.register(self)
 
     def estimated(self, source: str) -> None:
         """A request has got its estimate."""
@@ -75,50 +81,3 @@ class LengthMetrics:
             below, above = num_output_tokens < low, num_output_tokens > high
             position = "below" if below else "above" if above else "within"
             self._interval.labels(model, position).inc()
-
-    def collect(self) -> Iterator[Metric]:
-        """The estimator's own figures, as prometheus-client asks for them."""
-        yield GaugeMetricFamily(
-            "astrolabe_length_estimator_loaded",
-            "1 when a trained model estimates, 0 when the running mean stands in.",
-            value=self._figures is not None,
-        )
-        if self._figures is None:
-            return
-        figures = self._figures()
-        answered = {"inference": figures.from_model, "cache": figures.from_cache}
-        yield _counter("estimator_answers", "Answers of the model.", "by", answered)
-        yield _counter(
-            *("estimator_misses", "Questions that the model did not answer.", "reason"),
-            figures.not_estimated,
-        )
-        learnt = {"learnt": figures.num_observed} | dict(figures.not_observed)
-        yield _counter(
-            *("estimator_observations", "Observed lengths by what became of them.", "result"),
-            learnt,
-        )
-        yield _counter("estimator_batches", "Runs of the model.", None, {"": figures.num_batches})
-        yield _counter(
-            *("estimator_batched_questions", "Questions in the model's runs.", None),
-            {"": figures.num_batched_questions},
-        )
-        factor = GaugeMetricFamily(
-            "astrolabe_length_recalibration_factor",
-            "What observed lengths multiply a typical median by.",
-            labels=["model"],
-        )
-        for model, recalibration in figures.recalibrations.items():
-            factor.add_metric([model], recalibration.factor)
-        yield factor
-
-
-def _counter(
-    name: str, text: str, label: str | None, values: Mapping[str, int]
-) -> CounterMetricFamily:
-    """With a value for each value of the label; without a label there is one."""
-    family = CounterMetricFamily(
-        f"astrolabe_length_{name}", text, labels=None if label is None else [label]
-    )
-    for value, count in values.items():
-        family.add_metric([] if label is None else [value], count)
-    return family
