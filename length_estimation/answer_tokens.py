@@ -1,9 +1,8 @@
-"""Counts the tokens of texts, with the tokenizer of the model whose answers are looked at."""
+"""The tokenizer of the model whose answers are looked at."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
 
 from gguf import GGUFReader, TokenType
@@ -15,22 +14,6 @@ SMOLLM2 = "smollm2"
 
 class TokenizerError(Exception):
     """A tokenizer cannot be used; the message names it."""
-
-
-class TokenCounter:
-    """Counts tokens, without the marks that a chat template adds."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """The number of tokens of each text."""
-        # Lone surrogates have no UTF-8 form and break tokenizers.
-        readable = [text.encode(errors="replace").decode() for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(readable, add_special_tokens=False)
-        return [len(encoding) for encoding in encodings]
 
 
 def load_tokenizer(name: str) -> Tokenizer:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from length_estimation.answer_tokens import TokenCounter
 from length_estimation.examples import Example
+from length_estimation.token_counter import TokenCounter
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 TOKENS_PER_MESSAGE = 4

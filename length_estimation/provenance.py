@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -33,12 +32,6 @@ class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     command: str
     date: str
     """UTC, ISO 8601."""
-
-
-def prompts_sha256(prompts: Iterable[str]) -> str:
-    """A digest of a set of prompts, whatever their order."""
-    digests = {hashlib.sha256(prompt.encode(errors="replace")).digest() for prompt in prompts}
-    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 
 def file_sha256(file: Path) -> str:

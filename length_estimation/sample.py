@@ -18,13 +18,12 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from tqdm import tqdm
 
 from length_estimation import sharegpt
-from length_estimation.answer_tokens import SMOLLM2, TokenCounter, TokenizerError, load_tokenizer
+from length_estimation.answer_tokens import SMOLLM2, TokenizerError, load_tokenizer
 from length_estimation.conversations import Conversation, SourceError, examples_of
-from length_estimation.examples import Example
+from length_estimation.examples import Example, prompts_sha256
 from length_estimation.provenance import (
     Provenance,
     file_sha256,
-    prompts_sha256,
     write_provenance,
 )
 from length_estimation.sources import (
@@ -41,6 +40,7 @@ from length_estimation.splits import (
     split_first_turns,
     without_repeats,
 )
+from length_estimation.token_counter import TokenCounter
 
 SHAREGPT, REQUEST_LOG = "sharegpt", "request-log"
 DEFAULT_MODEL = "chatgpt"

@@ -18,13 +18,14 @@ import msgspec
 from datasets import Dataset, DatasetDict
 from tqdm import tqdm
 
-from length_estimation.answer_tokens import TokenCounter, load_tokenizer
+from length_estimation.answer_tokens import load_tokenizer
 from length_estimation.conversations import ASSISTANT, SourceError, examples_of
 from length_estimation.data_sets import examples_of_rows, read_data_set
 from length_estimation.evaluation import BATCH
 from length_estimation.provenance import FILE_NAME as PROVENANCE_FILE
 from length_estimation.served_model import ServedModel
 from length_estimation.sources import conversation_of_row
+from length_estimation.token_counter import TokenCounter
 from wire.length import LengthEstimate, LengthQuestion
 
 ROWS = ".jsonl"

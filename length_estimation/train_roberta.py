@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 import transformers
@@ -34,6 +33,7 @@ from length_estimation.inputs import InputMaker
 from length_estimation.model_card import Trained, model_card
 from length_estimation.model_folder import FORMAT, ModelConfig, TrainedOn
 from length_estimation.pretrained import PretrainedError, load_encoder
+from length_estimation.provenance import FILE_NAME, read_provenance
 from length_estimation.regressor import QUANTILE_LEVELS, LengthRegressor, group_of
 from length_estimation.spread import fit_stretch
 from length_estimation.training_data import Rows, encode
@@ -138,12 +138,11 @@ def _trained(
 
 def _source(data: Path) -> str:
     try:
-        provenance: dict[str, Any] = json.loads((data / "provenance.json").read_text())
+        return read_provenance(data).source
     except FileNotFoundError:
-        return str(data.name)
-    except ValueError as error:
-        raise DataError(f"{data / 'provenance.json'} cannot be read: {error}") from error
-    return str(provenance.get("source", data.name))
+        return data.name
+    except msgspec.DecodeError as error:
+        raise DataError(f"{data / FILE_NAME} cannot be read: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

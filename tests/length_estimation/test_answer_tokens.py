@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from length_estimation.answer_tokens import SMOLLM2, TokenCounter, TokenizerError, load_tokenizer
+from length_estimation.answer_tokens import SMOLLM2, TokenizerError, load_tokenizer
+from length_estimation.token_counter import TokenCounter
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from global_scheduler.bodies import parse_chat
 from global_scheduler.request_log import LoggedRequest, RequestLog
-from length_estimation.answer_tokens import TokenCounter
 from length_estimation.conversations import TOKENS_PER_MESSAGE, examples_of
-from length_estimation.examples import Example
-from length_estimation.provenance import prompts_sha256, read_provenance
+from length_estimation.examples import Example, prompts_sha256
+from length_estimation.provenance import read_provenance
 from length_estimation.sample import main
 from length_estimation.sources import conversation_of_row
+from length_estimation.token_counter import TokenCounter
 from wire.length import LengthQuestion
 
 pytestmark = pytest.mark.anyio
