@@ -97,7 +97,7 @@ class GatewaySettings(BaseSettings):
         "the folder of another one, or none: then a running mean does",
     )
     length_deadline_ms: PositiveFloat = Field(
-        default=20.0,
+        default=50.0,
         description="after which the running mean takes the place of the model's estimate",
     )
     request_log: Path | None = Field(

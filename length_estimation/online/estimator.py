@@ -40,7 +40,7 @@ class OnlineEstimator:
         self,
         folder: Path = DEFAULT_FOLDER,
         *,
-        deadline_s: float = 0.02,
+        deadline_s: float = 0.05,
         max_waiting: int = 64,
         max_batch: int = 64,
         cache_size: int = 10_000,
