@@ -161,7 +161,7 @@ def test_splits_with_too_little(
 ) -> None:
     """An empty test split, and too few first turns to fit a baseline, are errors."""
     for name, splits, message in (
-        ("empty", Splits(examples(0, 20), examples(20, 1), []), "is empty"),
+        ("empty", Splits(examples(0, 20), examples(20, 1), []), "has no split 'test'"),
         ("few", Splits(examples(0, 2), examples(2, 1), examples(3, 2)), "3 first turns to learn"),
     ):
         to_datasets(splits).save_to_disk(tmp_path / name)
