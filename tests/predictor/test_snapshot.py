@@ -218,6 +218,36 @@ def test_whatever_passes_can_be_played(backend: Backend, snapshot: EngineSnapsho
         assert 0 <= ask(snapshot, backend) < float("inf")
 
 
+def test_prefills_that_stood_aside_when_none_else_is_left(backend: Backend) -> None:
+    """By Sarathi's rules: with one token a step and one block, they take turns and are preempted."""
+    snapshot = read_json(EXAMPLE)
+    snapshot.limits = EngineLimits(
+        max_num_seqs=8,
+        max_num_batched_tokens=1,
+        max_model_len=50,
+        block_size=1,
+        num_gpu_blocks=1,
+        async_scheduling=True,
+    )
+
+    def sequence(name: str, num_tokens: int, num_prompt_tokens: int) -> SequenceState:
+        return SequenceState(
+            request_id=name,
+            num_prompt_tokens=num_prompt_tokens,
+            num_tokens=num_tokens,
+            num_computed_tokens=6,
+            max_tokens=100,
+            arrival_time=5.0,
+            status="waiting" if name == "waiting" else "running",
+        )
+
+    snapshot.running = [sequence("first", 10, 1), sequence("second", 17, 15)]
+    snapshot.waiting = [sequence("waiting", 17, 15)]
+    snapshot.num_free_blocks, snapshot.in_flight = 0, []
+    with pytest.raises(SimulationFailed, match="never admits"):
+        ask(snapshot, backend)
+
+
 @given(st.binary(max_size=300))
 def test_random_bytes_are_refused(noise: bytes) -> None:
     """In either form."""

@@ -239,9 +239,9 @@ def _to_front(work: Work, slot: int) -> None:
 @inlined
 def _to_end(work: Work, slot: int) -> None:
     counters, place = work.counters, work.slots[slot, PLACE]
-    if place == counters[ORDER_SIZE] - 1:
-        return
     if place != _AT_FRONT:
+        if place == counters[ORDER_SIZE] - 1:
+            return
         work.order[place] = -1
     counters[NUM_RUNNING] -= 1  # it is counted already
     append_running(work, slot)
