@@ -219,7 +219,7 @@ def test_whatever_passes_can_be_played(backend: Backend, snapshot: EngineSnapsho
 
 
 def test_prefills_that_stood_aside_when_none_else_is_left(backend: Backend) -> None:
-    """By Sarathi's rules: with one token a step and one block, they take turns and are preempted."""
+    """By Sarathi's rules, with one token a step and one block; they are preempted in turn."""
     snapshot = read_json(EXAMPLE)
     snapshot.limits = EngineLimits(
         max_num_seqs=8,
