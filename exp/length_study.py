@@ -26,7 +26,6 @@ from typing import Any
 
 import aiohttp
 import msgspec
-import numpy as np
 import openai
 from tqdm import tqdm
 
@@ -39,6 +38,7 @@ from length_estimation.model_folder import DEFAULT_FOLDER, ModelFolderError
 from length_estimation.online.errors import NotEstimated
 from length_estimation.online.estimator import OnlineEstimator
 from length_estimation.sharegpt import first_turns, packaged_file
+from length_estimation.splits import last_of_permutation
 from wire.length import LengthQuestion
 
 WINDOW = 25
@@ -188,8 +188,7 @@ async def _compared(
 def sample_test_prompts(count: int, seed: int) -> list[str]:
     """Prompts of moderate length from the test split of Astrolabe's published figures."""
     prompts = [turn.prompt for turn in first_turns(packaged_file())]
-    order = np.random.RandomState(0).permutation(len(prompts))
-    test = [prompts[index] for index in order[int((1 - TEST_SHARE) * len(prompts)) :]]
+    test = last_of_permutation(prompts, seed=0, share=TEST_SHARE)
     fit = [one for one in test if one.strip() and len(one.encode()) <= LONGEST_PROMPT_BYTES]
     return random.Random(seed).sample(fit, min(count, len(fit)))
 

@@ -14,8 +14,16 @@ TOKENS_PER_MESSAGE = 4
 """What a chat template adds to each message; the gateway reckons with the same."""
 
 
+SHOWN_CHARACTERS = 80
+
+
 class SourceError(Exception):
     """Data cannot be used; the message says where, and names key and value."""
+
+
+def shown(value: object) -> str:
+    """The beginning of a value that cannot be used, for an error."""
+    return repr(value)[:SHOWN_CHARACTERS]
 
 
 class Message(NamedTuple):

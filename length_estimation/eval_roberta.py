@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from length_estimation import sample
 from length_estimation.answer_tokens import SMOLLM2, TokenizerError
+from length_estimation.argument_types import at_least_1, true_or_false
 from length_estimation.baselines import TooFewExamples, make_baselines
 from length_estimation.conversations import SourceError
 from length_estimation.data_sets import DataError, examples_of_rows, read_data_set, read_examples
@@ -190,13 +191,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--split", default="test", help="what to evaluate on (default test)")
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="default: all")
-    add("--limit", type=_at_least_1, help="evaluate on so many examples, drawn at random")
+    add("--limit", type=at_least_1, help="evaluate on so many examples, drawn at random")
     add(
         "--figure", type=Path, metavar="FILE", help="draw calibration and medians; needs matplotlib"
     )
     add(
         "--tag-data",
-        type=_true_or_false,
+        type=true_or_false,
         nargs="?",
         const=True,
         default=False,
@@ -213,15 +214,3 @@ def _parser() -> argparse.ArgumentParser:
         help=f"counts the prompts' tokens where a {ROWS} file to tag has none (default smollm2)",
     )
     return parser
-
-
-def _true_or_false(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"must be True or False (got {text!r})")
-    return text.lower() == "true"
-
-
-def _at_least_1(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1 (got {text})")
-    return number

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
@@ -26,11 +24,12 @@ from length_estimation.model_folder import (
     sha256,
 )
 from length_estimation.regressor import LengthRegressor
+from length_estimation.whole_output import appearing_at_once
 
 OPSET = 17
 OUTPUTS = ["log_quantiles", "log_mean"]
 LARGEST_DIFFERENCE = 1e-3
-"""Between PyTorch's answers and those of the exported model, before its weights are full."""
+"""Between PyTorch's answers and those of the exported model, before its weights are rounded."""
 
 
 class ExportError(Exception):
@@ -68,9 +67,7 @@ def export(
     Raises:
         ExportError: see there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        new = Path(temporary, "new")
+    with appearing_at_once(folder, replace=True) as new:
         new.mkdir()
         _write_model(regressor, sample, new / MODEL_FILE)
         tokenizer.save(str(new / TOKENIZER_FILE))
@@ -78,9 +75,6 @@ def export(
         config = msgspec.structs.replace(config, sha256=digests)
         (new / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(config)) + b"\n")
         (new / CARD_FILE).write_text(card)
-        if folder.exists():
-            os.rename(folder, Path(temporary, "old"))
-        os.rename(new, folder)
     return config
 
 

@@ -56,6 +56,11 @@ class TrainingError(Exception):
 
 
 def prepare_checkpoints(checkpoints: Path, options: Options, *, resume: bool) -> None:
+    """Make the folder of checkpoints, or check that it is one of the same run.
+
+    Raises:
+        TrainingError: there is an earlier run, which is not to be resumed or had other options.
+    """
     file = checkpoints / OPTIONS_FILE
     if has_checkpoint(checkpoints):
         if not resume:
@@ -73,10 +78,16 @@ def prepare_checkpoints(checkpoints: Path, options: Options, *, resume: bool) ->
 
 
 def has_checkpoint(checkpoints: Path) -> bool:
+    """Whether there is one to go on from."""
     return any(checkpoints.glob("checkpoint-*"))
 
 
 def make_input_config(encoder: Encoder, options: Options, train: Sequence[Example]) -> InputConfig:
+    """How the model reads requests.
+
+    Raises:
+        TrainingError: the encoder's window is smaller, or the tail larger, than asked for.
+    """
     if options.window > encoder.max_positions:
         raise TrainingError(
             f"--window must be at most {encoder.max_positions}, the encoder's, not {options.window}"
@@ -99,6 +110,11 @@ def make_input_config(encoder: Encoder, options: Options, train: Sequence[Exampl
 def make_regressor(
     encoder: Encoder, inputs: InputConfig, rows: Rows, options: Options
 ) -> LengthRegressor:
+    """The untrained model around the encoder, which is cut down to its first layers.
+
+    Raises:
+        TrainingError: it has fewer layers.
+    """
     if options.layers:
         try:
             keep_layers(encoder.module, options.layers)
@@ -125,6 +141,11 @@ def make_trainer(
     checkpoints: Path,
     options: Options,
 ) -> Trainer:
+    """Trains with checkpoints, evaluates twice an epoch, stops early, ends with the best weights.
+
+    Args:
+        rows: of the splits ``train`` and ``validation``.
+    """
     steps_per_epoch = max(1, -(-len(rows["train"]) // options.batch_size))
     between = max(1, steps_per_epoch // EVALUATIONS_PER_EPOCH)
     arguments = TrainingArguments(

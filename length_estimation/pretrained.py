@@ -63,6 +63,10 @@ def _load(name: str) -> Encoder:
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise PretrainedError(f"{name!r} has no tokenizer.json, which serving needs")
+    marks = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+    if None in marks:
+        raise PretrainedError(f"{name!r} is no encoder of the kind of BERT: it lacks marks")
+    start_id, separator_id, pad_id = marks
     config = module.config
     return Encoder(
         module=module,
@@ -70,9 +74,9 @@ def _load(name: str) -> Encoder:
         # RoBERTa counts positions from the pad id on.
         max_positions=config.max_position_embeddings - 2,
         tokenizer=tokenizer.backend_tokenizer,
-        start_id=tokenizer.cls_token_id,
-        separator_id=tokenizer.sep_token_id,
-        pad_id=tokenizer.pad_token_id,
+        start_id=start_id,
+        separator_id=separator_id,
+        pad_id=pad_id,
     )
 
 

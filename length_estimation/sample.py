@@ -6,9 +6,8 @@ import argparse
 import platform
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from length_estimation import sharegpt
 from length_estimation.answer_tokens import SMOLLM2, TokenizerError, load_tokenizer
+from length_estimation.argument_types import at_least_1, seed, share
 from length_estimation.conversations import Conversation, SourceError, examples_of
 from length_estimation.examples import Example, prompts_sha256
 from length_estimation.provenance import (
@@ -41,6 +41,7 @@ from length_estimation.splits import (
     without_repeats,
 )
 from length_estimation.token_counter import TokenCounter
+from length_estimation.whole_output import appearing_at_once
 
 SHAREGPT, REQUEST_LOG = "sharegpt", "request-log"
 DEFAULT_MODEL = "chatgpt"
@@ -85,7 +86,7 @@ def main(argv: Sequence[str], *, now: Callable[[], datetime] = utc_now) -> int:
     options = _parser().parse_args(argv)
     date = now().isoformat(timespec="seconds")
     try:
-        with _new_folder(options.out, replace=options.force) as folder:
+        with appearing_at_once(options.out, replace=options.force) as folder:
             source = open_source(options)
             splits, counts = _sample(source, options)
             to_datasets(splits).save_to_disk(folder)
@@ -181,21 +182,6 @@ def _sample(source: Source, options: argparse.Namespace) -> tuple[Splits, dict[s
     return splits, counts
 
 
-@contextmanager
-def _new_folder(out: Path, *, replace: bool) -> Iterator[Path]:
-    """A folder to fill, which takes the name ``out`` only when all is written."""
-    if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; --force replaces it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        folder = Path(scratch) / "new"
-        folder.mkdir()
-        yield folder
-        if out.exists():
-            out.rename(Path(scratch) / "old")
-        folder.rename(out)
-
-
 def _provenance(
     source: Source,
     options: argparse.Namespace,
@@ -248,11 +234,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, required=True, help="folder to write, which must not exist yet")
     add("--force", action="store_true", help="replace the folder if it exists")
-    add("--max-examples", type=_at_least_1, help="most examples for training, drawn at random")
+    add("--max-examples", type=at_least_1, help="most examples for training, drawn at random")
     add("--first-turns-only", action="store_true", help="leave out all but first answers")
-    add("--seed", type=_seed, default=0, help="of the splits (default 0)")
-    add("--test-share", type=_share, default=0.1, help="of conversations (default 0.1)")
-    add("--validation-share", type=_share, default=0.05, help="of what is left (default 0.05)")
+    add("--seed", type=seed, default=0, help="of the splits (default 0)")
+    add("--test-share", type=share, default=0.1, help="of conversations (default 0.1)")
+    add("--validation-share", type=share, default=0.05, help="of what is left (default 0.05)")
     add(
         "--tokenizer",
         default=SMOLLM2,
@@ -264,21 +250,3 @@ def _parser() -> argparse.ArgumentParser:
         help=f"who answered, where the source does not say (default {DEFAULT_MODEL})",
     )
     return parser
-
-
-def _seed(text: str) -> int:
-    if not 0 <= (number := int(text)) < 2**32:  # what numpy takes
-        raise argparse.ArgumentTypeError(f"must be from 0 to 2**32 - 1 (got {text})")
-    return number
-
-
-def _at_least_1(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1 (got {text})")
-    return number
-
-
-def _share(text: str) -> float:
-    if not 0 <= (share := float(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1 (got {text})")
-    return share

@@ -19,6 +19,7 @@ from length_estimation.conversations import (
     Conversation,
     Message,
     SourceError,
+    shown,
 )
 
 FILE_NAME = "ShareGPT_V3_unfiltered_cleaned_split.json"
@@ -95,7 +96,7 @@ def conversation_of(entry: Any, where: str, *, default_name: str) -> Conversatio
     try:
         parsed = msgspec.convert(entry, _Entry)
     except msgspec.ValidationError as error:
-        raise SourceError(f"{where}: {error} (got {str(entry)[:100]})") from error
+        raise SourceError(f"{where}: {error} (got {shown(entry)})") from error
     messages = []
     for said in parsed.conversations:
         role = ROLES.get(said.speaker)

@@ -18,13 +18,13 @@ from length_estimation.conversations import (
     Conversation,
     Message,
     SourceError,
+    shown,
 )
 from length_estimation.examples import Example
 
 logger = logging.getLogger(__name__)
 
 ROLES = {"developer": SYSTEM}
-SHOWN_CHARACTERS = 80
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
@@ -99,7 +99,7 @@ def conversation_of_row(row: Any, where: str) -> Conversation:
     """
     parsed = _convert(row, _Row, where)
     if (parsed.prompt is None) == (parsed.messages is None):
-        raise SourceError(f"{where}: needs prompt or messages, and not both (got {_shown(row)})")
+        raise SourceError(f"{where}: needs prompt or messages, and not both (got {shown(row)})")
     if parsed.messages is None:
         messages = [Message(USER, parsed.prompt or "")]
     else:
@@ -150,8 +150,8 @@ def _json_lines(file: Path, *, may_be_cut: bool = False) -> Iterator[tuple[str, 
                 if may_be_cut:
                     logger.warning("%s is left out, as it is not JSON: %s", where, error)
                     continue
-                shown = line[:SHOWN_CHARACTERS].decode(errors="replace").strip()
-                raise SourceError(f"{where} is not JSON: {error} (got {shown!r})") from error
+                text = line.decode(errors="replace").strip()
+                raise SourceError(f"{where} is not JSON: {error} (got {shown(text)})") from error
 
 
 def _convert(row: Any, kind: type, where: str) -> Any:
@@ -161,7 +161,7 @@ def _convert(row: Any, kind: type, where: str) -> Any:
         words, _, path = str(error).partition(" - at `$")
         key = path.strip(".`")
         value = row.get(key.partition(".")[0].partition("[")[0]) if isinstance(row, dict) else row
-        raise SourceError(f"{where}: {key or 'line'}: {words} (got {_shown(value)})") from error
+        raise SourceError(f"{where}: {key or 'line'}: {words} (got {shown(value)})") from error
 
 
 def _add_answer(messages: list[Message], row: _Row, where: str) -> None:
@@ -180,7 +180,3 @@ def _text(message: _Message) -> str:
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     return "\n".join([part.text for part in message.content if part.text])
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:SHOWN_CHARACTERS]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from length_estimation.examples import Example
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +44,18 @@ def split_first_turns(
 ) -> Splits:
     """The test split is a share of all first turns and holds nothing else.
 
-    With ShareGPT, seed 0 and a tenth it is the split of Astrolabe's published figures: a
-    permutation of the first turns in file order by numpy's RandomState, whose last tenth is for
-    testing. The other splits hold all turns of all other conversations, but none whose prompt is
-    in the test split.
+    With ShareGPT, seed 0 and a tenth it is the split of Astrolabe's published figures. The other
+    splits hold all turns of all other conversations, but none whose prompt is in the test split.
     """
     first = [example for example in examples if is_first_turn(example)]
-    order = np.random.RandomState(seed).permutation(len(first))
-    test = [first[index] for index in order[int((1 - test_share) * len(first)) :]]
+    test = last_of_permutation(first, seed=seed, share=test_share)
     return _with_rest(examples, test, {one.conversation for one in test}, seed, validation_share)
+
+
+def last_of_permutation(items: Sequence[Item], *, seed: int, share: float) -> list[Item]:
+    """The last share of a permutation by numpy's RandomState, in its order."""
+    order = np.random.RandomState(seed).permutation(len(items))
+    return [items[index] for index in order[int((1 - share) * len(items)) :]]
 
 
 def split_conversations(

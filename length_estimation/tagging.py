@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,17 +18,17 @@ from datasets import Dataset, DatasetDict
 from tqdm import tqdm
 
 from length_estimation.answer_tokens import load_tokenizer
-from length_estimation.conversations import ASSISTANT, SourceError, examples_of
+from length_estimation.conversations import ASSISTANT, SourceError, examples_of, shown
 from length_estimation.data_sets import examples_of_rows, read_data_set
 from length_estimation.evaluation import BATCH
 from length_estimation.provenance import FILE_NAME as PROVENANCE_FILE
 from length_estimation.served_model import ServedModel
 from length_estimation.sources import conversation_of_row
 from length_estimation.token_counter import TokenCounter
+from length_estimation.whole_output import appearing_at_once
 from wire.length import LengthEstimate, LengthQuestion
 
 ROWS = ".jsonl"
-SHOWN_CHARACTERS = 80
 
 
 def tag(model: ServedModel, data: Path, out: Path, *, tokenizer: str, replace: bool) -> None:
@@ -50,9 +49,7 @@ def tag(model: ServedModel, data: Path, out: Path, *, tokenizer: str, replace: b
     """
     if out.resolve() == data.resolve():
         raise FileExistsError(f"{out} is the data itself: predictions go into a copy")
-    if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; --force replaces it")
-    with _appearing_at_once(out) as new:
+    with appearing_at_once(out, replace=replace) as new:
         if data.suffix == ROWS:
             _tag_file(model, data, new, QuestionReader(tokenizer))
         else:
@@ -84,7 +81,7 @@ class QuestionReader:
             TokenizerError: the tokenizer cannot be used.
         """
         if not isinstance(row, dict):
-            raise SourceError(f"{where} is not an object (got {_shown(row)})")
+            raise SourceError(f"{where} is not an object (got {shown(row)})")
         if "text" in row and not {"prompt", "messages"} & row.keys():
             # A line of the request log, or an exported example.
             _converted(row, _Counted, where)
@@ -95,7 +92,7 @@ class QuestionReader:
         conversation = conversation_of_row(_answered(row), where)
         examples = list(examples_of(conversation, self._counter, model=""))
         if not examples:
-            raise SourceError(f"{where}: no message of a user to answer (got {_shown(row)})")
+            raise SourceError(f"{where}: no message of a user to answer (got {shown(row)})")
         question = examples[-1].question()
         if row.get("num_prompt_tokens") is not None:
             question.num_prompt_tokens = _converted(row, _Counted, where).num_prompt_tokens
@@ -119,7 +116,7 @@ def _converted(row: Any, kind: type, where: str) -> Any:
     try:
         return msgspec.convert(row, kind)
     except msgspec.ValidationError as error:
-        raise SourceError(f"{where}: {error} (got {_shown(row)})") from error
+        raise SourceError(f"{where}: {error} (got {shown(row)})") from error
 
 
 def _tag_file(model: ServedModel, data: Path, new: Path, reader: QuestionReader) -> None:
@@ -156,7 +153,7 @@ def _row(line: bytes, where: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise SourceError(f"{where} is not JSON: {error} (got {_shown(line)})") from error
+        raise SourceError(f"{where} is not JSON: {error} (got {shown(line)})") from error
 
 
 def _tag_folder(model: ServedModel, data: Path, new: Path) -> None:
@@ -191,19 +188,3 @@ def _with_tags(
 def _progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
     with tqdm(total=total, desc="tagging", unit=unit, unit_scale=True, disable=None) as bar:
         yield bar.update
-
-
-@contextmanager
-def _appearing_at_once(out: Path) -> Iterator[Path]:
-    """A path to write to, which takes the name ``out`` when that went well."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        new = Path(scratch) / "new"
-        yield new
-        if out.exists():
-            out.rename(Path(scratch) / "old")
-        new.rename(out)
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:SHOWN_CHARACTERS]

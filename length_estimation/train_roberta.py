@@ -162,10 +162,10 @@ def _parser() -> argparse.ArgumentParser:
         default="roberta-base",
         help="minilm (needs no hub), scratch (a small RoBERTa), a path or a hub id",
     )
-    add("--layers", type=int, default=0, help="keep the first so many layers; 0 keeps all")
-    add("--window", type=int, default=128, help="tokens read of a request; costs time in serving")
-    add("--tail", type=int, default=32, help="of them from the end, where a text is too long")
-    add("--context-tokens", type=int, default=24, help="most tokens read of earlier messages")
+    add("--layers", type=int, default=3, help="keep the first so many layers; 0 keeps all")
+    add("--window", type=int, default=48, help="tokens read of a request; costs time in serving")
+    add("--tail", type=int, default=12, help="of them from the end, where a text is too long")
+    add("--context-tokens", type=int, default=16, help="most tokens read of earlier messages")
     add("--epochs", type=float, default=3.0, help="passes over the data at most")
     add("--batch-size", type=int, default=64, help="examples a step")
     add("--learning-rate", type=float, default=2e-4, help="of the encoder; ten times for the head")
