@@ -98,7 +98,8 @@ def _evaluate(model: ServedModel, options: argparse.Namespace) -> int:
         draw(found, lengths, levels, options.figure)
     print(f"{MODEL} is {model.config.name!r} in {options.model_folder}.")
     print(f"Data: {len(examples)} examples of {options.data}, split {options.split}.")
-    print("Baselines learn from first turns of the splits train and validation.")
+    if methods.keys() != {MODEL}:
+        print("Baselines learn from first turns of the splits train and validation.")
     print(_whether_unseen(unseen), end="\n\n")
     print(tables(found))
     print(json.dumps(_result(model, options, examples, unseen, found)))
