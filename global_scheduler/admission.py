@@ -1,0 +1,79 @@
+"""Whether a unit can meet a request's goals, and what to do when none can. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from global_scheduler.queueing.waiting import Waiting
+
+Miss = Literal["best_effort", "wait", "shed"]
+"""When no unit is predicted to meet the goals: send it anyway; wait for one as long as the goal
+could still be met; refuse requests below ``shed_below`` and send the others anyway."""
+Headroom = Literal["policy", "least", "most"]
+"""Among units that meet the goals: the policy's choice, the one with the least to spare (packs
+units tightly and keeps others free), or the one with the most."""
+Verdict = Literal["send", "wait", "shed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a request would meet on a unit, in seconds from now."""
+
+    unit: str
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionRules:
+    """What to do about goals."""
+
+    miss: Miss = "shed"
+    shed_below: int = 0
+    """Requests of lesser importance may be refused."""
+    headroom: Headroom = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The verdict, and the units to choose among if it is ``send``."""
+
+    verdict: Verdict
+    units: tuple[str, ...]
+    meets_goals: bool
+
+
+def admit(
+    waiting: Waiting, forecasts: Sequence[Forecast], rules: AdmissionRules, now_s: float
+) -> Admission:
+    """Judge one request by what units foretell; ``forecasts`` has those that answered.
+
+    Without a goal or without any forecast it is sent.
+    """
+    units = tuple(forecast.unit for forecast in forecasts)
+    if (waiting.ttft_goal_s is None and waiting.tpot_goal_s is None) or not forecasts:
+        return Admission("send", units, meets_goals=True)
+    spare = {forecast.unit: headroom(waiting, forecast, now_s) for forecast in forecasts}
+    able = [unit for unit in units if spare[unit] >= 0.0]
+    if able:
+        if rules.headroom != "policy":
+            pick = min if rules.headroom == "least" else max
+            able = [pick(able, key=lambda unit: (spare[unit], unit))]
+        return Admission("send", tuple(able), meets_goals=True)
+    if rules.miss == "shed" and waiting.importance < rules.shed_below:
+        return Admission("shed", (), meets_goals=False)
+    if rules.miss == "wait" and now_s < waiting.deadline_s < float("inf"):
+        return Admission("wait", (), meets_goals=False)
+    return Admission("send", units, meets_goals=False)
+
+
+def headroom(waiting: Waiting, forecast: Forecast, now_s: float) -> float:
+    """The share of its tighter goal that a request would leave unused; negative if it misses one."""
+    spare = float("inf")
+    if waiting.ttft_goal_s is not None:
+        spare = 1.0 - (now_s + forecast.ttft_s - waiting.arrived_s) / waiting.ttft_goal_s
+    if waiting.tpot_goal_s is not None:
+        spare = min(spare, 1.0 - forecast.tpot_s / waiting.tpot_goal_s)
+    return spare

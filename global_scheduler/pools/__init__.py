@@ -1,0 +1,1 @@
+"""Which unit serves short and which serves long requests."""

@@ -1,0 +1,51 @@
+"""The contract of an order: a pure function from a waiting request to its rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from global_scheduler.queueing.waiting import Waiting
+
+Rank = tuple[float, ...]
+"""The least goes first. Equal ranks go by arrival."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast the fleet's units have lately been, for one request at a time."""
+
+    prefill_tokens_per_s: float = 5_000.0
+    seconds_per_output_token: float = 0.03
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """What an order may know beside the request itself."""
+
+    now_s: float
+    load: float = 0.0
+    """Requests in flight over what the units' limits allow, 0 to 1."""
+    rates: Rates = field(default_factory=Rates)
+    last_served: Mapping[str, int] = field(default_factory=dict)
+    """The turn in which each user's last request left the queue; absent: none has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A named order."""
+
+    name: str
+    rank: Callable[[Waiting, QueueView], Rank]
+
+
+def service_s(waiting: Waiting, rates: Rates) -> float:
+    """How long the request should take on a unit, in seconds: its prompt, then its output."""
+    prefill_s = waiting.num_prompt_tokens / rates.prefill_tokens_per_s
+    return prefill_s + waiting.expected_output_tokens * rates.seconds_per_output_token
+
+
+def slack_s(waiting: Waiting, view: QueueView) -> float:
+    """How much longer the request may wait and still give its first token in time."""
+    prefill_s = waiting.num_prompt_tokens / view.rates.prefill_tokens_per_s
+    return waiting.deadline_s - view.now_s - prefill_s

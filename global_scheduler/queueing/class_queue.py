@@ -1,0 +1,72 @@
+"""The requests of one class that wait, and which of them goes next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from global_scheduler.queueing.base import Order, QueueView
+from global_scheduler.queueing.waiting import Waiting
+
+
+@dataclass(slots=True)
+class _Place:
+    waiting: Waiting
+    number: int
+    """Of its arrival; kept when it comes back, so that nothing is lost by a failed attempt."""
+    num_overtaken: int = 0
+
+
+class ClassQueue:
+    """Requests in some order, none of which is overtaken too often.
+
+    A request is overtaken when one that arrived later leaves though it could have left itself.
+    After ``max_overtakes`` of that it goes before all that arrived later, whatever the order says.
+    """
+
+    def __init__(self, max_overtakes: int) -> None:
+        self._max_overtakes = max_overtakes
+        self._places: dict[str, _Place] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[Waiting]:
+        """By arrival."""
+        places = sorted(self._places.values(), key=lambda place: place.number)
+        return (place.waiting for place in places)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._places
+
+    def put(self, waiting: Waiting, number: int, num_overtaken: int = 0) -> None:
+        """Let a request wait; the two numbers are those of its first time here if it comes back."""
+        self._places[waiting.request_id] = _Place(waiting, number, num_overtaken)
+
+    def next(
+        self, order: Order, view: QueueView, can_go: Callable[[Waiting], bool]
+    ) -> Waiting | None:
+        """Which of those that can go goes next; None if none can."""
+        able = [place for place in self._places.values() if can_go(place.waiting)]
+        if not able:
+            return None
+        overdue = [place for place in able if place.num_overtaken >= self._max_overtakes]
+        if overdue:
+            return min(overdue, key=lambda place: place.number).waiting
+        return min(able, key=lambda place: (order.rank(place.waiting, view), place.number)).waiting
+
+    def take(self, request_id: str, can_go: Callable[[Waiting], bool]) -> tuple[int, int]:
+        """Let a request leave for a unit; gives its number and how often it was overtaken."""
+        taken = self._places.pop(request_id)
+        for place in self._places.values():
+            if place.number < taken.number and can_go(place.waiting):
+                place.num_overtaken += 1
+        return taken.number, taken.num_overtaken
+
+    def move(self, request_id: str, to: ClassQueue) -> None:
+        """Let a request go on waiting in another queue, at its place by arrival."""
+        to._places[request_id] = self._places.pop(request_id)
+
+    def discard(self, request_id: str) -> bool:
+        """Let a request leave for good; False if it is not here."""
+        return self._places.pop(request_id, None) is not None

@@ -1,0 +1,242 @@
+"""Late binding: requests wait here until a unit really has room. Pure; the twin runs the same code.
+
+A request that is granted leaves its queue with a *ticket*: some units with room among which it may
+now choose, which takes a few milliseconds when their sidecars are asked. Tickets never promise more
+room than there is. What comes of one is told by ``placed`` or ``came_back``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from global_scheduler.queueing.base import Order, QueueView
+from global_scheduler.queueing.class_queue import ClassQueue
+from global_scheduler.queueing.waiting import CLASSES, RequestClass, Waiting
+
+
+class QueueFull(Exception):
+    """A request cannot wait; the message names the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """One healthy unit that does not drain."""
+
+    unit: str
+    models: Collection[str]
+    pool: RequestClass | None
+    """None serves both classes."""
+    limit: int
+    """Requests at a time."""
+    active: int
+    idle_s: float = 0.0
+    """Since its last request ended; 0 while it has any."""
+
+    @property
+    def free(self) -> int:
+        """Requests that it could take at once; none if the limit was lowered below ``active``."""
+        return max(0, self.limit - self.active)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A request that may now choose among units."""
+
+    waiting: Waiting
+    request_class: RequestClass
+    units: tuple[str, ...]
+    """Names, sorted."""
+    is_stolen: bool = False
+    """These units are of the other pool."""
+
+
+MaySteal = Callable[[Room], bool]
+"""Whether a unit with room may take a request of the other pool's class now."""
+MOST_USERS = 10_000
+"""Whose last turn is remembered."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A request with a ticket, and its place for when it comes back."""
+
+    ticket: Ticket
+    number: int
+    num_overtaken: int
+
+
+class Holding:
+    """The queues, one for each model and class, and the tickets that are out."""
+
+    def __init__(
+        self, order: Order, *, max_requests: int, max_age_s: float, max_overtakes: int
+    ) -> None:
+        """At most ``max_requests`` wait, none for longer than ``max_age_s``."""
+        self.order = order
+        self.max_requests = max_requests
+        self.max_age_s = max_age_s
+        self._max_overtakes = max_overtakes
+        self._queues: dict[tuple[str, RequestClass], ClassQueue] = {}
+        self._held: dict[str, _Held] = {}
+        self._num_arrived = 0
+        self._turn = 0
+        self._last_served: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """Requests that wait; those with a ticket do not."""
+        return sum(map(len, self._queues.values()))
+
+    @property
+    def num_held(self) -> int:
+        """Tickets that are out."""
+        return len(self._held)
+
+    def num_waiting(
+        self, request_class: RequestClass, models: Collection[str] | None = None
+    ) -> int:
+        """Requests of a class that wait for one of ``models`` (None: any)."""
+        return sum(
+            len(queue)
+            for (model, its_class), queue in self._queues.items()
+            if its_class == request_class and (models is None or model in models)
+        )
+
+    def waiting(self, request_class: RequestClass | None = None) -> list[Waiting]:
+        """The requests that wait, by arrival."""
+        found = [
+            one
+            for (_, its_class), queue in self._queues.items()
+            if request_class in (None, its_class)
+            for one in queue
+        ]
+        return sorted(found, key=lambda one: one.arrived_s)
+
+    def put(self, waiting: Waiting, request_class: RequestClass) -> None:
+        """Let a new request wait.
+
+        Raises:
+            QueueFull: as many wait already as may.
+        """
+        if len(self) >= self.max_requests:
+            raise QueueFull(f"{len(self)} requests wait already, which is the most that may")
+        self._queue(waiting.model, request_class).put(waiting, self._num_arrived)
+        self._num_arrived += 1
+
+    def grants(self, view: QueueView, rooms: Sequence[Room], may_steal: MaySteal) -> list[Ticket]:
+        """Tickets for all that can leave now; short requests first, own pools before stealing."""
+        granted: list[Ticket] = []
+        for is_stolen in (False, True):
+            for request_class in CLASSES:
+                able = [
+                    room
+                    for room in rooms
+                    if room.free
+                    and (room.pool not in (None, request_class)) == is_stolen
+                    and (not is_stolen or may_steal(room))
+                ]
+                for (model, its_class), queue in list(self._queues.items()):
+                    if its_class == request_class and len(queue):
+                        serving = [room for room in able if model in room.models]
+                        granted += self._leave(queue, request_class, view, serving, is_stolen)
+        return granted
+
+    def placed(self, request_id: str) -> None:
+        """The request with this ticket was sent to a unit, whose ``active`` counts it now."""
+        self._serve(self._held.pop(request_id).ticket.waiting.user)
+
+    def came_back(self, request_id: str, tried: Iterable[str] = ()) -> None:
+        """The ticket was of no use: the request waits again, where it stood.
+
+        ``tried`` names units it shall not be given again.
+        """
+        held = self._held.pop(request_id)
+        waiting = held.ticket.waiting
+        waiting = replace(waiting, tried=waiting.tried.union(tried))
+        queue = self._queue(waiting.model, held.ticket.request_class)
+        queue.put(waiting, held.number, held.num_overtaken)
+
+    def withdraw(self, request_id: str) -> bool:
+        """Forget a request, whether it waits or has a ticket; False if it is not here."""
+        if self._held.pop(request_id, None) is not None:
+            return True
+        return any(queue.discard(request_id) for queue in self._queues.values())
+
+    def expire(self, now_s: float) -> list[Waiting]:
+        """Take out the requests that have waited for too long."""
+        old = [one for one in self.waiting() if now_s - one.arrived_s >= self.max_age_s]
+        for one in old:
+            self.withdraw(one.request_id)
+        return old
+
+    def reclassify(self, class_of: Callable[[Waiting], RequestClass]) -> None:
+        """Move each request that waits to the queue of its class; places are kept."""
+        for (model, request_class), queue in list(self._queues.items()):
+            for one in list(queue):
+                new = class_of(one)
+                if new != request_class:
+                    queue.move(one.request_id, self._queue(model, new))
+
+    def _queue(self, model: str, request_class: RequestClass) -> ClassQueue:
+        key = (model, request_class)
+        if key not in self._queues:
+            # Models come and go; a queue without requests is not worth keeping.
+            self._queues = {k: queue for k, queue in self._queues.items() if len(queue)}
+            self._queues[key] = ClassQueue(self._max_overtakes)
+        return self._queues[key]
+
+    def _leave(
+        self,
+        queue: ClassQueue,
+        request_class: RequestClass,
+        view: QueueView,
+        serving: Sequence[Room],
+        is_stolen: bool,
+    ) -> list[Ticket]:
+        """Tickets from one queue to these units."""
+        left: list[Ticket] = []
+        while len(queue):
+            doors = _Doors(serving, [held.ticket for held in self._held.values()])
+            seen = replace(view, last_served=self._last_served)
+            chosen = queue.next(self.order, seen, doors.are_open_to)
+            if chosen is None:
+                break
+            place = queue.take(chosen.request_id, doors.are_open_to)
+            ticket = Ticket(chosen, request_class, doors.units_for(chosen.tried), is_stolen)
+            self._held[chosen.request_id] = _Held(ticket, *place)
+            left.append(ticket)
+        return left
+
+    def _serve(self, user: str) -> None:
+        self._last_served.pop(user, None)
+        self._last_served[user] = self._turn
+        self._turn += 1
+        if len(self._last_served) > MOST_USERS:
+            del self._last_served[next(iter(self._last_served))]
+
+
+class _Doors:
+    """The units that requests of one queue may go to, given the tickets that are out.
+
+    Each of those may take one place in any of its units, so a request may have a ticket when its
+    units have more free places than there are such tickets.
+    """
+
+    def __init__(self, rooms: Sequence[Room], tickets: Sequence[Ticket]) -> None:
+        self._rooms = rooms
+        self._tickets = tickets
+        self._found: dict[frozenset[str], tuple[str, ...]] = {}
+
+    def are_open_to(self, waiting: Waiting) -> bool:
+        """Whether it may have a ticket."""
+        return bool(self.units_for(waiting.tried))
+
+    def units_for(self, tried: frozenset[str]) -> tuple[str, ...]:
+        """For a request that failed on the units ``tried``; empty if it must wait."""
+        if tried not in self._found:
+            able = [room for room in self._rooms if room.unit not in tried]
+            names = {room.unit for room in able}
+            promised = sum(not names.isdisjoint(ticket.units) for ticket in self._tickets)
+            free = sum(room.free for room in able)
+            self._found[tried] = tuple(sorted(names)) if free > promised else ()
+        return self._found[tried]

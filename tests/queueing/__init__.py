@@ -1,0 +1,1 @@
+"""Queues, pools and admission: pure decisions."""
