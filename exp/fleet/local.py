@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from exp.fleet.errors import FleetError
-from exp.fleet.plan import Part, Plan
+from exp.fleet.plan import Part, Plan, gateway_flags
 from exp.vllm_cpu.command import vllm_command
 
 FIRST_ENGINE_PORT = 8001
@@ -23,26 +25,37 @@ VLLM_CPU_PYTHON = ".venv-vllm/bin/python"
 EMULATED_SEED = 1
 EMULATED_NOISE = 0.05
 """Relative deviation of emulated step times, so that predictions have something to miss."""
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
-def emulated_plan(num_units: int, speed: float, port_offset: int) -> Plan:
-    """Emulated engines with their sidecars, and the gateway."""
+def emulated_plan(
+    num_units: int,
+    speed: float,
+    port_offset: int,
+    gateway_options: Mapping[str, str] = NO_OPTIONS,
+) -> Plan:
+    """Emulated engines with their sidecars, and the gateway.
+
+    ``gateway_options`` are settings of the gateway by their names: ``{"queue_order": "sjf"}``.
+    """
     parts = []
     for index in range(num_units):
         engine = _emulator(index, speed, port_offset)
         parts += [engine, _sidecar(index, engine, EMULATED_MODEL_CONFIG, EMULATED_GPU, port_offset)]
     label = f"{num_units} emulated units, speed {speed:g}, gateway on {GATEWAY_PORT + port_offset}"
-    return Plan(label=label, parts=(*parts, _gateway(parts, port_offset)))
+    return Plan(label=label, parts=(*parts, _gateway(parts, port_offset, gateway_options)))
 
 
-def vllm_cpu_plan(num_units: int, port_offset: int) -> Plan:
-    """Real vLLM servers on this CPU with their sidecars, and the gateway."""
+def vllm_cpu_plan(
+    num_units: int, port_offset: int, gateway_options: Mapping[str, str] = NO_OPTIONS
+) -> Plan:
+    """Real vLLM servers on this CPU with their sidecars, and the gateway (options as above)."""
     parts = []
     for index in range(num_units):
         engine = _vllm_cpu(index, port_offset)
         sidecar = _sidecar(index, engine, VLLM_CPU_MODEL_CONFIG, VLLM_CPU_GPU, port_offset)
         parts += [engine, sidecar]
-    gateway = _gateway(parts, port_offset, {"--tokenizer": VLLM_CPU_MODEL})
+    gateway = _gateway(parts, port_offset, {"tokenizer": VLLM_CPU_MODEL, **gateway_options})
     label = f"{num_units} vLLM units on the CPU, gateway on {gateway.port}"
     return Plan(label=label, parts=(*parts, gateway))
 
@@ -118,13 +131,13 @@ def _sidecar(index: int, engine: Part, model_config: str, gpu: str, port_offset:
     )
 
 
-def _gateway(parts: list[Part], port_offset: int, options: dict[str, str] | None = None) -> Part:
+def _gateway(parts: list[Part], port_offset: int, options: Mapping[str, str]) -> Part:
     port = GATEWAY_PORT + port_offset
     engines = [part for part in parts if part.role == "engine"]
     sidecars = {part.name: part for part in parts if part.role == "sidecar"}
     units = [f"--unit={part.name}={part.url},{sidecars[part.name].url}" for part in engines]
-    module = _python_module("global_scheduler", {"--port": str(port), **(options or {})})
-    command = (*module, *units)
+    module = _python_module("global_scheduler", {"--port": str(port)})
+    command = (*module, *gateway_flags(options), *units)
     return Part(role="gateway", name="gateway", command=command, url=_local_url(port))
 
 

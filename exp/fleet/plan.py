@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -71,3 +72,11 @@ def from_json(text: str) -> Plan:
 def part_from(item: dict[str, Any]) -> Part:
     """A part from its JSON object."""
     return Part(**{**item, "command": tuple(item["command"])})
+
+
+def gateway_flags(options: Mapping[str, str | float]) -> tuple[str, ...]:
+    """Settings of the gateway, by their names, as its command line takes them."""
+    return tuple(
+        f"--{name.replace('_', '-')}={json.dumps(value) if isinstance(value, bool) else value}"
+        for name, value in options.items()
+    )

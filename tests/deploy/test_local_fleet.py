@@ -64,23 +64,25 @@ def fleet(tmp_path: Path) -> Iterator[LocalFleet]:
 
 def test_start_use_mend_stop(fleet: LocalFleet) -> None:
     """One command starts and uses a fleet; a killed sidecar is started again; stop ends all."""
-    started = fleet.setup("--speed", "20", "--requests", "3")
+    fast = ("--speed", "20", "--gateway-option", "policy=round_robin")
+    started = fleet.setup(*fast, "--requests", "3")
     assert started.returncode == 0, started.stdout + started.stderr
     assert "All is healthy." in started.stdout
     assert f"http://127.0.0.1:{GATEWAY_PORT + fleet.offset}/v1" in started.stdout
+    assert " round_robin " in started.stdout
     assert fleet.setup("--status").stdout.count(" healthy ") == 5
 
     pids = {(row.role, row.name): row.pid for row in fleet_status(Store(fleet.folder))}
     victim = pids["sidecar", "unit-2"]
     assert victim is not None
     os.kill(victim, signal.SIGKILL)
-    mended = fleet.setup("--speed", "20", "--requests", "0")
+    mended = fleet.setup(*fast, "--requests", "0")
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert "1 dead part was started again" in mended.stdout
-    again = fleet.setup("--speed", "20", "--requests", "0")
+    again = fleet.setup(*fast, "--requests", "0")
     assert "already running" in again.stdout
 
-    other = fleet.setup("--speed", "20", "--units", "1", "--requests", "0")
+    other = fleet.setup("--speed", "20", "--requests", "0")
     assert other.returncode == 1
     assert "Stop it first" in other.stderr
 
