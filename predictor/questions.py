@@ -74,6 +74,8 @@ def read_backlog(body: bytes, max_requests: int) -> BacklogRequest:
     """A body of ``POST /predict/backlog``. Raises InvalidQuestion."""
     backlog = _decode_backlog(body)
     _check_number(backlog.requests, max_requests)
+    if backlog.max_num_seqs is not None:
+        _check_range("max_num_seqs", backlog.max_num_seqs, 1, MAX_TOKENS)
     _check_each("requests", backlog.requests, _check_question)
     return backlog
 

@@ -130,7 +130,7 @@ class PredictionService:
         population = self._populations.find(state, backlog.sent or ()).population
         newcomers = [to_newcomer(request, population.limits) for request in backlog.requests]
         until = None if deadline_s is None else began + deadline_s
-        play = partial(backend.drain, population, newcomers)
+        play = partial(backend.drain, population, newcomers, backlog.max_num_seqs)
         # Played to its very end, which is never quick.
         (answer,) = await self._turns.run([play], is_quick=False, until=until)
         took_ms = (self._timer() - began) * 1e3

@@ -97,6 +97,8 @@ class BacklogRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     requests: list[PredictRequest]
     sent: list[SentRequest] | None = None
     """As in ``PredictBatchRequest``."""
+    max_num_seqs: int | None = None
+    """The most requests that the engine is given at a time; None: as many as it takes."""
 
 
 class Prediction(msgspec.Struct, kw_only=True):

@@ -77,8 +77,15 @@ class Backend(Protocol):
             SimulationFailed: the backend cannot play this population to an end.
         """
 
-    def drain(self, population: Population, backlog: Sequence[SimulatedSequence]) -> BacklogAnswer:
+    def drain(
+        self,
+        population: Population,
+        backlog: Sequence[SimulatedSequence],
+        max_num_seqs: int | None = None,
+    ) -> BacklogAnswer:
         """What if all of the backlog came now, in its order?
+
+        ``max_num_seqs`` is a lower limit of running sequences than the engine's own.
 
         Raises:
             SimulationFailed: the backend cannot play this to an end, or plays no backlogs.

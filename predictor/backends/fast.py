@@ -12,7 +12,13 @@ from predictor.backends.kernel_run import KernelRunner, Rules, Run
 from predictor.overlay import Population, SimulatedSequence
 from predictor.remaining import expected_remaining, quantile_at
 from predictor.simulator.kernel.cost import added_delays, count_broken, goals_of
-from predictor.simulator.kernel.layout import END, NEVER, REMAINING, Floats
+from predictor.simulator.kernel.layout import (
+    END,
+    MAX_NUM_SEQS,
+    NEVER,
+    REMAINING,
+    Floats,
+)
 from predictor.simulator.kernel.load import Chunks, load_population, newcomer_rows
 from predictor.simulator.kernel.step_cost import chunk_s, mixed_step_s
 from predictor.simulator.kernel.vidur_state import as_vidur
@@ -100,13 +106,23 @@ class FastBackend:
             else:
                 yield self._answer(engine, newcomer, start_s)
 
-    def drain(self, population: Population, backlog: Sequence[SimulatedSequence]) -> BacklogAnswer:
+    def drain(
+        self,
+        population: Population,
+        backlog: Sequence[SimulatedSequence],
+        max_num_seqs: int | None = None,
+    ) -> BacklogAnswer:
         """See ``Backend``."""
         engine = self._engine_of(population)
         start_s = engine.start_s(population.now)
         alone = self._alone(engine)
         rows = newcomer_rows(backlog)
-        run = self._runner.play(engine.arrays, rows, engine.table, until_all=True)
+        arrays = engine.arrays
+        if max_num_seqs is not None:
+            limits = arrays.limits.copy()
+            limits[MAX_NUM_SEQS] = min(limits[MAX_NUM_SEQS], max_num_seqs)
+            arrays = arrays._replace(limits=limits)
+        run = self._runner.play(arrays, rows, engine.table, until_all=True)
         last_s = float(run.times[:, END].max(initial=NEVER))
         return BacklogAnswer(
             requests=tuple(

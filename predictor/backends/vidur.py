@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from predictor.backends.base import Answer, BacklogAnswer
 from predictor.backends.vidur_predictor import TablePredictor, replica_config
 from predictor.backends.vidur_run import VidurRun
@@ -65,10 +67,16 @@ class VidurBackend:
                     answer = replace(answer, **_cost_to_others(population, base, run))
                 yield answer
 
-    def drain(self, population: Population, backlog: Sequence[SimulatedSequence]) -> BacklogAnswer:
+    def drain(
+        self,
+        population: Population,
+        backlog: Sequence[SimulatedSequence],
+        max_num_seqs: int | None = None,
+    ) -> BacklogAnswer:
         """One run with the backlog and one without."""
         with _failing_clearly():
-            base, run = self._play_out(population), self._run(population, backlog)
+            base = self._play_out(population)
+            run = self._run(population, backlog, max_num_seqs)
             run.play_newcomers()
             answers = _answers(run, backlog)
             run.play_out()
@@ -80,8 +88,18 @@ class VidurBackend:
             num_slo_broken=cost["num_slo_broken"],
         )
 
-    def _run(self, population: Population, newcomers: Sequence[SimulatedSequence]) -> VidurRun:
+    def _run(
+        self,
+        population: Population,
+        newcomers: Sequence[SimulatedSequence],
+        max_num_seqs: int | None = None,
+    ) -> VidurRun:
         predictor = self._predictor_for(population.limits)
+        if max_num_seqs is not None:
+            # Below what runs already, Vidur would let some of that stand still.
+            lower = max(len(population.running), min(max_num_seqs, population.limits.max_num_seqs))
+            limits = msgspec.structs.replace(population.limits, max_num_seqs=lower)
+            population = replace(population, limits=limits)
         return VidurRun(population, predictor, self._replica, newcomers)
 
     def _play_out(self, population: Population) -> VidurRun:

@@ -131,3 +131,6 @@ def test_a_backlog_names_the_bad_request(busy: Sidecar) -> None:
     response = busy.http.post("/predict/backlog", json={"requests": requests})
     assert response.status_code == 400
     assert busy.error_of(response)["param"] == "requests[0].quantiles"
+    response = busy.http.post("/predict/backlog", json={"requests": [], "max_num_seqs": 0})
+    assert response.status_code == 400
+    assert busy.error_of(response)["param"] == "max_num_seqs"

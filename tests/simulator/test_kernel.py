@@ -201,3 +201,18 @@ def test_a_backlog_drains_as_the_reference_says() -> None:
     assert drained.drain_s == pytest.approx(max(ends_s.values()))
     answers = [answer.e2e_s for answer in drained.requests]
     assert answers == pytest.approx([ends_s[f"n{index}"] for index in range(6)])
+
+
+def test_a_backlog_may_be_given_a_few_at_a_time() -> None:
+    """As by an engine that runs no more."""
+    population = population_of(Scheduler(ROOMY))
+    few = msgspec.structs.replace(ROOMY, max_num_seqs=2)
+    scheduler = Scheduler(few)
+    backlog = [newcomer(f"n{index}", 50 + index, 20, ROOMY) for index in range(6)]
+    for index in range(6):
+        scheduler.add(sequence(f"n{index}", 50 + index, 20))
+    ends_s = play_reference(scheduler).ends_s
+    backend = FastBackend(SumsStepTime())
+    drained = backend.drain(population, backlog, max_num_seqs=2)
+    assert [answer.e2e_s for answer in drained.requests] == pytest.approx(list(ends_s.values()))
+    assert backend.drain(population, backlog).drain_s < drained.drain_s
