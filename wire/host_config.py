@@ -26,6 +26,8 @@ PLACEHOLDERS = frozenset(
     }
 )
 """What ``vllm_command`` may refer to."""
+CHOSEN_BY_DEPLOYMENT = frozenset({"host", "port", "unit", "hosts"})
+"""Settings of the gateway that its options may not name."""
 
 
 def _is_host_name(value: str) -> str:
@@ -57,6 +59,12 @@ def _is_server_command(value: str) -> str:
     return value
 
 
+def _is_setting(value: str) -> str:
+    if value in CHOSEN_BY_DEPLOYMENT:
+        raise ValueError("follows from the rest of this file")
+    return _matching(value, r"[a-z][a-z0-9_]*", "the name of a setting of the gateway")
+
+
 def _matching(value: str, pattern: str, what: str) -> str:
     if not re.fullmatch(pattern, value):
         raise ValueError(f"must be {what}")
@@ -67,6 +75,7 @@ HostName = Annotated[str, AfterValidator(_is_host_name)]
 UserName = Annotated[str, AfterValidator(_is_user_name)]
 PlainPath = Annotated[str, AfterValidator(_is_path)]
 ServerCommand = Annotated[str, AfterValidator(_is_server_command)]
+SettingName = Annotated[str, AfterValidator(_is_setting)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -106,6 +115,13 @@ class Node(SshTarget):
     )
     vllm_port: Port | None = Field(default=None, description="in place of the cluster's")
     predictor_port: Port | None = Field(default=None, description="in place of the cluster's")
+    worker_concurrency_limit: PositiveInt | None = Field(
+        default=None,
+        description="requests at a time on each of its units; the gateway's own limit when absent",
+    )
+    worker_concurrency_limits: dict[str, PositiveInt] = Field(
+        default_factory=dict, description="the same for single units, by name"
+    )
 
 
 class Scheduler(SshTarget):
@@ -114,6 +130,10 @@ class Scheduler(SshTarget):
     hostname: HostName | None = Field(default=None, description="the first node when absent")
     port: Port = 8200
     policy: str | None = Field(default=None, description="the gateway's own choice when absent")
+    options: dict[SettingName, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="more settings of the gateway, by their names; it checks them when it starts",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +146,8 @@ class UnitAddress:
     """From 0, on its host."""
     engine_port: int
     predictor_port: int
+    concurrency_limit: int | None = None
+    """Requests at a time; None leaves it to the gateway."""
 
     @property
     def engine_url(self) -> str:
@@ -166,7 +188,7 @@ class HostConfigs(_Strict):
         """The units on a host: as many as fit, given how many GPUs one takes.
 
         Raises:
-            ConfigError: the host has too few GPUs for the model, or too few ports.
+            ConfigError: the host has too few GPUs for the model, or a limit is for another's unit.
         """
         num_units = node.num_gpus // gpus_per_unit(model)
         if num_units == 0:
@@ -177,15 +199,23 @@ class HostConfigs(_Strict):
             )
         vllm_port = node.vllm_port or self.vllm_port
         predictor_port = node.predictor_port or self.predictor_port
+        names = [f"{node.hostname}-{index + 1}" for index in range(num_units)]
+        limits = node.worker_concurrency_limits
+        if unknown := sorted(limits.keys() - set(names)):
+            raise ConfigError(
+                f"{node.hostname}: worker_concurrency_limits: there is no unit {unknown[0]!r};"
+                f" its units are {', '.join(names)}"
+            )
         return [
             UnitAddress(
-                name=f"{node.hostname}-{index + 1}",
+                name=name,
                 hostname=node.hostname,
                 index=index,
                 engine_port=vllm_port + index + 1,
                 predictor_port=predictor_port + index + 1,
+                concurrency_limit=limits.get(name, node.worker_concurrency_limit),
             )
-            for index in range(num_units)
+            for index, name in enumerate(names)
         ]
 
     def units(self, project: Path = Path()) -> list[UnitAddress]:

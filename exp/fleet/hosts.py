@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exp.fleet.plan import Part, Plan
+from exp.fleet.plan import Part, Plan, gateway_flags
 from wire.host_config import PLACEHOLDERS, HostConfigs, Node, SshTarget, UnitAddress, gpus_per_unit
 from wire.model_config import ModelConfig, load_model_config
 
@@ -125,6 +125,7 @@ def _gateway(configs: HostConfigs, python: str, units: list[UnitAddress]) -> Par
     command += ["--host", configs.bind_address, "--port", str(port)]
     if configs.scheduler.policy:
         command += ["--policy", configs.scheduler.policy]
+    command += gateway_flags(configs.scheduler.options)
     command += [f"--unit={unit.name}={unit.engine_url},{unit.predictor_url}" for unit in units]
     return Part(role="gateway", name="gateway", command=tuple(command), url=_local_url(port))
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_settings import CliApp
 
 from exp.fleet.hosts import host_plans
+from global_scheduler.settings import GatewaySettings
 from wire.host_config import HostConfigs, load_host_configs
 from wire.model_config import ConfigError
 
@@ -60,6 +62,38 @@ def test_a_scheduler_may_have_a_host_of_its_own() -> None:
     assert "--unit=node1-1=http://node1:8001,http://node1:8101" in gateway.command
 
 
+def test_options_of_the_gateway_reach_it() -> None:
+    """Settings are given by their names, and the gateway's own parser understands them."""
+    options = {"queue_order": "sjf", "max_attempts": 2, "slo": "*=2000,100"}
+    data = {"nodes": [NODE], "scheduler": {"policy": "random", "options": options}}
+    (host,) = host_plans(HostConfigs.model_validate(data), PROJECT)
+    gateway = host.plan.parts[-1]
+    settings = CliApp.run(GatewaySettings, cli_args=list(gateway.command[3:]))
+    assert (settings.policy, settings.queue_order, settings.max_attempts) == ("random", "sjf", 2)
+    assert settings.slo == ["*=2000,100"]
+
+
+@pytest.mark.parametrize("name", ["port", "unit", "--queue-order", "queue order"])
+def test_options_that_cannot_be(tmp_path: Path, name: str) -> None:
+    """What the deployment chooses itself, and what names no setting, is refused."""
+    with pytest.raises(ConfigError, match=f"scheduler.options.{name}"):
+        load_host_configs(write(tmp_path, nodes=[NODE], scheduler={"options": {name: 1}}))
+
+
+def test_units_of_a_host_may_bear_different_loads() -> None:
+    """A host's limit holds for all of its units but those that have one of their own."""
+    limits = {"worker_concurrency_limit": 6, "worker_concurrency_limits": {"node1-2": 12}}
+    configs = HostConfigs.model_validate({"nodes": [{**NODE, "num_gpus": 2, **limits}]})
+    assert [unit.concurrency_limit for unit in configs.units(PROJECT)] == [6, 12]
+
+
+def test_a_limit_for_no_unit_is_refused() -> None:
+    """A misspelt unit is named beside those that there are."""
+    node = {**NODE, "worker_concurrency_limits": {"node1-2": 12}}
+    with pytest.raises(ConfigError, match=r"no unit 'node1-2'; its units are node1-1"):
+        HostConfigs.model_validate({"nodes": [node]}).units(PROJECT)
+
+
 def test_too_few_gpus_for_the_model(tmp_path: Path) -> None:
     """A host on which not one unit fits is named, with both numbers."""
     node = {**NODE, "num_gpus": 2, "model_config": "config/llama70b_config.json"}
@@ -83,6 +117,7 @@ def test_too_few_gpus_for_the_model(tmp_path: Path) -> None:
         ("vllm_command", "serve 'unclosed"),
         ("ssh_port", 0),
         ("num_gpus", 0),
+        ("worker_concurrency_limit", 0),
         ("gpu_typ", "A30"),
     ],
 )
