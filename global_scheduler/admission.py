@@ -70,7 +70,7 @@ def admit(
 
 
 def headroom(waiting: Waiting, forecast: Forecast, now_s: float) -> float:
-    """The share of its tighter goal that a request would leave unused; negative if it misses one."""
+    """The share of its tighter goal that a request leaves unused; negative if it misses one."""
     spare = float("inf")
     if waiting.ttft_goal_s is not None:
         spare = 1.0 - (now_s + forecast.ttft_s - waiting.arrived_s) / waiting.ttft_goal_s

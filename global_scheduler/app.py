@@ -16,26 +16,35 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from global_scheduler.admin import admin_router, require_token
+from global_scheduler.admission import AdmissionRules
 from global_scheduler.decisions import DecisionLog
 from global_scheduler.dispatch import Dispatcher, Routing
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
 from global_scheduler.gateway import Gateway
 from global_scheduler.generations import Generations
 from global_scheduler.health import HealthChecker
+from global_scheduler.late_binding import LateBinding
 from global_scheduler.ledger import Ledger
 from global_scheduler.lengths import Lengths, open_estimator
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.outcomes import Outcomes
 from global_scheduler.policies import POLICIES
+from global_scheduler.pools.book import PoolBook
+from global_scheduler.pools.classes import Classifier
 from global_scheduler.predictions import PredictionClient
 from global_scheduler.prompt_tokens import EstimatingCounter, PromptTokenCounter, TokenizerCounter
+from global_scheduler.queue_metrics import QueueMetrics
+from global_scheduler.queueing import ORDERS
+from global_scheduler.queueing.holding import Holding
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry, new_unit, parse_unit
 from global_scheduler.upstream import Upstream
 from wire.host_config import load_host_configs
 
+FIRST_LIMIT = 8
+"""AdaSplit's; where limits are derived, until the first one is."""
 KEEPALIVE_S = 4.0
 """Shorter than uvicorn's and vLLM's 5 s, so that the gateway closes idle connections first."""
 
@@ -84,15 +93,18 @@ class App:
             self._lengths.running(),
             aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
         ):
-            predictions, health = self._assemble(session)
+            predictions, health, late_binding = self._assemble(session)
             await health.check_all()
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(health.run)
+                tasks.start_soon(late_binding.run)
                 yield
                 tasks.cancel_scope.cancel()
             await predictions.close()
 
-    def _assemble(self, session: aiohttp.ClientSession) -> tuple[PredictionClient, HealthChecker]:
+    def _assemble(
+        self, session: aiohttp.ClientSession
+    ) -> tuple[PredictionClient, HealthChecker, LateBinding]:
         settings, clock = self._settings, time.monotonic
         ledger, log, outcomes = Ledger(clock), DecisionLog(), Outcomes(self.metrics)
         predictions = PredictionClient(
@@ -111,7 +123,13 @@ class App:
             timeout_s=settings.health_timeout_s,
             engine_api_key=_secret(settings.engine_api_key),
         )
-        routing = Routing(POLICIES[settings.policy], settings.num_query_predictors)
+        routing = Routing(
+            POLICIES[settings.policy],
+            settings.num_query_predictors,
+            AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
+        )
+        queue_metrics = QueueMetrics(self.metrics.registry, clock)
+        late_binding = _late_binding(settings, self.units, queue_metrics)
         dispatcher = Dispatcher(
             self.units,
             ledger,
@@ -123,19 +141,23 @@ class App:
             wall_clock=time.time,
             rng=random.Random(settings.seed),
         )
-        self._gateway = self._make_gateway(session, ledger, dispatcher, outcomes)
+        self._gateway = self._make_gateway(
+            session, ledger, late_binding, dispatcher, outcomes, queue_metrics
+        )
         guard = require_token(_secret(settings.admin_token), is_loopback=settings.is_loopback)
         self._control.include_router(
             admin_router(self.units, routing, log, health, self._lengths, guard)
         )
-        return predictions, health
+        return predictions, health, late_binding
 
     def _make_gateway(
         self,
         session: aiohttp.ClientSession,
         ledger: Ledger,
+        late_binding: LateBinding,
         dispatcher: Dispatcher,
         outcomes: Outcomes,
+        queue_metrics: QueueMetrics,
     ) -> Gateway:
         settings = self._settings
         upstream = Upstream(
@@ -146,13 +168,23 @@ class App:
         generations = Generations(
             self.units,
             ledger,
+            late_binding,
             dispatcher,
             upstream,
             self._lengths,
             self._tokens,
-            Observations(self._lengths, self._tokens, outcomes, self.metrics, self._request_log),
+            Observations(
+                self._lengths,
+                self._tokens,
+                outcomes,
+                self.metrics,
+                queue_metrics,
+                late_binding.rates,
+                self._request_log,
+            ),
             self.metrics,
             clock=time.monotonic,
+            goal_defaults=settings.goal_defaults,
             max_attempts=settings.max_attempts,
             forward_authorization=not settings.api_key,
         )
@@ -187,6 +219,26 @@ def _configured_units(settings: GatewaySettings) -> list[Unit]:
             for address in load_host_configs(settings.hosts).units()
         ]
     return units
+
+
+def _late_binding(
+    settings: GatewaySettings, units: UnitRegistry, metrics: QueueMetrics
+) -> LateBinding:
+    limit = settings.worker_concurrency_limit
+    return LateBinding(
+        units,
+        Holding(
+            ORDERS[settings.queue_order],
+            max_requests=settings.max_queued_requests,
+            max_age_s=settings.max_queue_age_s,
+            max_overtakes=settings.max_overtakes,
+        ),
+        PoolBook(None),
+        Classifier(),
+        metrics,
+        clock=time.monotonic,
+        default_limit=FIRST_LIMIT if limit == "auto" else limit,
+    )
 
 
 def _secret(value: SecretStr | None) -> str | None:

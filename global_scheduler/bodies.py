@@ -24,6 +24,7 @@ class _Body(msgspec.Struct):
     max_completion_tokens: int | None = None
     n: int | None = None
     priority: int | None = None
+    user: str | None = None
 
 
 class _CompletionBody(_Body):
@@ -44,8 +45,12 @@ class _Message(msgspec.Struct):
 
 class _ChatBody(_Body):
     messages: list[_Message] | None = None
+    tools: msgspec.Raw = msgspec.Raw(b"")
 
 
+LONGEST_USER = 256
+MOST_BEGINNING = 1_024
+"""Characters by which prompts that begin alike are told."""
 MOST_CONTEXT_CHARACTERS = 16_000
 """No length estimator reads beyond so many characters of context."""
 
@@ -75,9 +80,16 @@ class GenerationRequest:
     """Chat messages; 0 for a completion."""
     max_tokens: int | None
     priority: int
+    user: str
+    """Empty if the body names none."""
     num_sequences: int
     """What the engine makes of it: one, unless it has several prompts or asks for ``n`` answers."""
     said: Said
+    prompt: str | tuple[int, ...] = ""
+    """The first prompt as one sequence: text (tools, roles and all) or token ids."""
+    beginning: str = ""
+    """Its first characters, of a chat up to the end of the user's first message at most, so that it
+    stays the same as a conversation goes on."""
 
     def length_question(self, model: str, num_prompt_tokens: int) -> LengthQuestion:
         """How long one answer will get."""
@@ -111,6 +123,7 @@ def parse_completion(body: bytes) -> GenerationRequest:
     )
     num_lists = sum(isinstance(item, list) for item in prompt)
     text = max(texts, key=len, default="")
+    first = _first_of(prompt)
     return _request(
         parsed,
         texts,
@@ -118,6 +131,8 @@ def parse_completion(body: bytes) -> GenerationRequest:
         num_messages=0,
         num_prompts=max(1, len(texts) + num_lists),
         said=Said(text, opening=text),
+        prompt=first,
+        beginning=str(first[:MOST_BEGINNING]),
     )
 
 
@@ -131,6 +146,10 @@ def parse_chat(body: bytes) -> GenerationRequest:
     if not parsed.messages:
         raise BadRequest("messages must hold at least one message", param="messages")
     messages = [(message.role, _text_of(message)) for message in parsed.messages]
+    spoken = [str(bytes(parsed.tools), "utf-8", "replace")]
+    spoken += [f"\n{role}\n{text}" for role, text in messages]
+    roles = [role for role, _ in messages]
+    num_opening = roles.index("user") + 1 if "user" in roles else len(roles)
     return _request(
         parsed,
         tuple(text for _, text in messages if text),
@@ -138,7 +157,17 @@ def parse_chat(body: bytes) -> GenerationRequest:
         num_messages=len(messages),
         num_prompts=1,
         said=_said(messages),
+        prompt="".join(spoken),
+        beginning="".join(spoken[: num_opening + 1])[:MOST_BEGINNING],
     )
+
+
+def _first_of(prompt: list[int | str | list[int]]) -> str | tuple[int, ...]:
+    """Of several prompts the first; loose token ids are one prompt together."""
+    first = next(iter(prompt), "")
+    if isinstance(first, int):
+        return tuple([item for item in prompt if isinstance(item, int)])
+    return first if isinstance(first, str) else tuple(first)
 
 
 def _text_of(message: _Message) -> str:
@@ -169,6 +198,8 @@ def _request(
     num_messages: int,
     num_prompts: int,
     said: Said,
+    prompt: str | tuple[int, ...],
+    beginning: str,
 ) -> GenerationRequest:
     max_tokens = _positive("max_tokens", body.max_tokens)
     max_completion_tokens = _positive("max_completion_tokens", body.max_completion_tokens)
@@ -184,7 +215,10 @@ def _request(
         max_tokens=None if most is None else min(most, MAX_TOKENS),
         num_sequences=num_prompts * num_answers,
         priority=max(-MAX_PRIORITY, min(body.priority or 0, MAX_PRIORITY)),
+        user=(body.user or "")[:LONGEST_USER],
         said=said,
+        prompt=prompt,
+        beginning=beginning,
     )
 
 

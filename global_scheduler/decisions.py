@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from global_scheduler.queueing.waiting import RequestClass
+
 CAPACITY = 1_000
 SHOWN_LEVELS = ("0.1", "0.5", "0.9")
 """Of the quantiles of a length."""
@@ -35,7 +37,14 @@ class Decision(msgspec.Struct, kw_only=True):
     is_exploration: bool = False
     """The unit was not the best one, but had been sent nothing for a while."""
     unit: str
+    reason: str = ""
+    """In words."""
     candidates: list[CandidateView]
+    waited_ms: float = 0.0
+    """From the request's arrival until units were asked; predicted latencies count it."""
+    request_class: RequestClass = "short"
+    is_stolen: bool = False
+    """The unit was of the other pool."""
     num_prompt_tokens: int
     expected_output_tokens: float
     """The mean."""

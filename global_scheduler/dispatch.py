@@ -1,59 +1,27 @@
-"""From a parsed request to a unit: ask the sidecars, let the policy choose, count it at once."""
+"""From a ticket to a unit: ask the sidecars, let goals and policy choose, count it at once."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from global_scheduler.decisions import SHOWN_LEVELS, CandidateView, Decision, DecisionLog
-from global_scheduler.errors import NotFound, NoUnitAvailable
+from global_scheduler.admission import Admission, AdmissionRules, Forecast, admit
+from global_scheduler.decisions import SHOWN_LEVELS, Decision, DecisionLog
+from global_scheduler.errors import NotFound, NoUnitAvailable, TooManyRequests
+from global_scheduler.explanations import reason_of, view_of
+from global_scheduler.job import Job
 from global_scheduler.ledger import InFlight, Ledger
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.policies import Policy
 from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
 from global_scheduler.predictions import Answer, PredictionClient
+from global_scheduler.queueing.holding import Ticket
+from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.units import Unit, UnitRegistry
-from wire.length import LengthEstimate, LengthQuestion
-from wire.prediction import PredictRequest, Slo
 
-TOLD_LEVELS = ("0.1", "0.25", "0.5", "0.7", "0.8", "0.9", "0.95")
-"""Of the quantiles of a length, those that sidecars are told: with more they predict no better, and
-every question carries those of all requests in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A generation request, ready to be routed."""
-
-    request_id: str
-    model: str
-    num_prompt_tokens: int
-    length_question: LengthQuestion
-    length: LengthEstimate
-    max_tokens: int | None
-    priority: int
-    is_streamed: bool
-    slo: Slo | None = None
-
-    def question(self) -> PredictRequest:
-        """The same, as sidecars are asked."""
-        quantiles = self.told_quantiles() or None
-        return PredictRequest(
-            request_id=self.request_id,
-            num_prompt_tokens=self.num_prompt_tokens,
-            expected_output_tokens=None if quantiles else self.length.mean_tokens,
-            quantiles=quantiles,
-            max_tokens=self.max_tokens,
-            priority=self.priority,
-            slo=self.slo,
-        )
-
-    def told_quantiles(self) -> dict[str, float]:
-        """Empty when only a mean is known."""
-        known = self.length.quantiles
-        told = {level: known[level] for level in TOLD_LEVELS if level in known}
-        return told if len(told) == len(TOLD_LEVELS) else known
+POSTPONED_S = 0.1
+"""A request whose goals no unit can meet now looks again after so long."""
 
 
 @dataclass(slots=True)
@@ -63,6 +31,15 @@ class Routing:
     policy: Policy
     num_query_predictors: int
     """Candidates drawn at random for each decision (power of k); 0 takes all."""
+    goals: AdmissionRules
+    """What to do about requests with latency goals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """No unit was chosen: the request goes on waiting, at least until then."""
+
+    not_before_s: float
 
 
 class Dispatcher:
@@ -92,53 +69,93 @@ class Dispatcher:
         self._rng = rng
         self._turn = 0
 
-    async def dispatch(self, job: Job, tried: Collection[str]) -> tuple[Unit, Decision]:
-        """Choose a unit not yet ``tried`` and enter the job in the ledger.
+    async def dispatch(
+        self, job: Job, ticket: Ticket, limit_of: Callable[[Unit], int]
+    ) -> tuple[Unit, Decision] | Postponed:
+        """Choose one of the ticket's units and enter the job in the ledger.
 
         Raises:
-            NotFound: no unit serves the model.
-            NoUnitAvailable: no eligible unit is left.
+            TooManyRequests: no unit could meet the job's goals, and it may be refused for that.
         """
         started_s = self._clock()
         policy = self.routing.policy
-        units = self._drawn(self._eligible(job.model, tried))
+        units = self._drawn(self._with_room(job, ticket, limit_of))
         answers: dict[str, Answer] = {}
-        if policy.needs != "nothing":
-            simulate = policy.needs == "simulation"
+        if policy.needs != "nothing" or job.slo is not None:
+            simulate = policy.needs == "simulation" or job.slo is not None
             answers = await self._predictions.ask(units, job.question(), simulate=simulate)
-            # A unit may have failed or been drained while its sidecar was asked.
-            units = [u for u in units if u.healthy and not u.draining] or self._eligible(
-                job.model, tried
-            )
+            # Units may have filled up, failed or been drained while sidecars were asked.
+            able = self._with_room(job, ticket, limit_of)
+            units = [unit for unit in units if unit in able] or able
         # No await from here on: the next decision must see this one.
+        now_s = self._clock()
+        if not units:
+            return Postponed(now_s)
         candidates = [self._candidate(unit, answers.get(unit.name)) for unit in units]
+        admission = self._admit(ticket.waiting, candidates, started_s)
+        if admission.verdict == "wait":
+            return Postponed(now_s + POSTPONED_S)
+        allowed = [c for c in candidates if c.unit in admission.units] or candidates
         request = RoutedRequest(job.request_id, job.num_prompt_tokens, job.length.mean_tokens)
-        choice = policy.choose(request, candidates, self._turn, self._rng)
+        choice = policy.choose(request, allowed, self._turn, self._rng)
         self._turn += 1
-        decision = self._record(job, policy.name, choice, candidates, started_s)
+        decision = self._record(job, ticket, policy.name, choice, candidates, admission, started_s)
         chosen = next(unit for unit in units if unit.name == choice.unit)
         self._enter(job, chosen, candidates)
         return chosen, decision
+
+    def check_model(self, model: str) -> None:
+        """See that a request for the model may wait.
+
+        Raises:
+            NotFound: no unit serves it.
+            NoUnitAvailable: no unit is there that does.
+        """
+        self._eligible(model)
 
     def any_unit(self, model: str | None) -> Unit:
         """The least loaded unit, for requests that are not generations.
 
         Raises:
-            NotFound, NoUnitAvailable: as for ``dispatch``.
+            NotFound, NoUnitAvailable: as for ``check_model``.
         """
-        return min(self._eligible(model, ()), key=lambda u: (len(u.outstanding), u.name))
+        return min(self._eligible(model), key=lambda u: (len(u.outstanding), u.name))
 
-    def _eligible(self, model: str | None, tried: Collection[str]) -> list[Unit]:
-        units = [unit for unit in self._units.eligible(model) if unit.name not in tried]
+    def _eligible(self, model: str | None) -> list[Unit]:
+        units = self._units.eligible(model)
         if units:
             return units
-        if model is not None and not tried and model not in self._units.models():
+        if model is not None and model not in self._units.models():
             if any(unit.healthy for unit in self._units.all()):
                 raise NotFound(
                     f"The model `{model}` does not exist.", param="model", code="model_not_found"
                 )
             raise NoUnitAvailable("no unit is healthy", code="no_healthy_unit")
         raise NoUnitAvailable(f"no unit can take a request for {model!r} now", code="no_unit")
+
+    def _with_room(self, job: Job, ticket: Ticket, limit_of: Callable[[Unit], int]) -> list[Unit]:
+        return [
+            unit
+            for unit in self._units.eligible(job.model)
+            if unit.name in ticket.units and len(unit.outstanding) < limit_of(unit)
+        ]
+
+    def _admit(self, waiting: Waiting, candidates: list[Candidate], now_s: float) -> Admission:
+        forecasts = [
+            Forecast(c.unit, c.prediction.ttft_ms / 1e3, c.prediction.tpot_ms / 1e3)
+            for c in candidates
+            if c.prediction is not None and c.prediction.backend != "none"
+        ]
+        admission = admit(waiting, forecasts, self.routing.goals, now_s)
+        if admission.verdict == "shed":
+            soonest_s = min(forecast.ttft_s for forecast in forecasts)
+            raise TooManyRequests(
+                f"no unit is predicted to meet the latency goals (first token in {soonest_s:.2f} s"
+                f" at best), and priority {waiting.importance} may be refused for that",
+                "slo",
+                soonest_s,
+            )
+        return admission
 
     def _drawn(self, units: list[Unit]) -> list[Unit]:
         k = self.routing.num_query_predictors
@@ -177,14 +194,17 @@ class Dispatcher:
     def _record(
         self,
         job: Job,
+        ticket: Ticket,
         policy: str,
         choice: Choice,
         candidates: list[Candidate],
+        admission: Admission,
         started_s: float,
     ) -> Decision:
         duration_s, quantiles = self._clock() - started_s, job.length.quantiles
         self._metrics.decided(policy, choice.fallback, duration_s)
-        views = [_view(candidate) for candidate in candidates]
+        waited_ms = (started_s - job.arrived_s) * 1e3
+        views = [view_of(candidate, waited_ms) for candidate in candidates]
         chosen = next(view for view in views if view.unit == choice.unit)
         decision = Decision(
             request_id=job.request_id,
@@ -195,6 +215,10 @@ class Dispatcher:
             is_exploration=choice.is_exploration,
             unit=choice.unit,
             candidates=views,
+            waited_ms=waited_ms,
+            request_class=ticket.request_class,
+            is_stolen=ticket.is_stolen,
+            reason=reason_of(policy, choice, candidates, admission, ticket),
             num_prompt_tokens=job.num_prompt_tokens,
             expected_output_tokens=job.length.mean_tokens,
             output_token_quantiles={k: v for k in SHOWN_LEVELS if (v := quantiles.get(k))},
@@ -205,17 +229,3 @@ class Dispatcher:
         )
         self._log.add(decision)
         return decision
-
-
-def _view(candidate: Candidate) -> CandidateView:
-    prediction = candidate.prediction
-    # Without a what-if (backend "none") the latency fields are zeros that mean nothing.
-    simulated = prediction is not None and prediction.backend != "none"
-    return CandidateView(
-        unit=candidate.unit,
-        predicted_ttft_ms=prediction.ttft_ms if prediction and simulated else None,
-        predicted_e2e_ms=prediction.e2e_ms if prediction and simulated else None,
-        state_source=prediction.state_source if prediction else None,
-        state_age_ms=prediction.state_age_ms if prediction else None,
-        num_outstanding=candidate.num_outstanding,
-    )

@@ -8,13 +8,20 @@ GatewayError
 ├── Conflict           409  a unit of that name exists
 ├── BodyTooLarge       413
 ├── RequestTimeout     408  the client did not finish sending its body
+├── TooManyRequests    429  refused for now: queues full, waited too long, goals, quota
 ├── UpstreamFailed     502  every unit that was tried failed
 └── NoUnitAvailable    503  no healthy unit serves the model
 """
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 from wire.openai_errors import encode_error
+
+Rejection = Literal["queue_full", "queue_timeout", "slo", "quota"]
+"""Why a request is refused for now, as the header ``x-astrolabe-rejected`` says."""
 
 
 class GatewayError(Exception):
@@ -81,6 +88,18 @@ class BodyTooLarge(GatewayError):
 
     status = 413
     type = "invalid_request_error"
+
+
+class TooManyRequests(GatewayError):
+    """Refused for now; ``retry_after_s`` says when to try again."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, reason: Rejection, retry_after_s: float) -> None:
+        super().__init__(message, code="rate_limit_exceeded" if reason == "quota" else reason)
+        self.reason = reason
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
 class UpstreamFailed(GatewayError):

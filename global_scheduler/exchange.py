@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import anyio
 from starlette.types import Receive, Scope, Send
 
-from global_scheduler.errors import BodyTooLarge, GatewayError, RequestTimeout
+from global_scheduler.errors import BodyTooLarge, GatewayError, RequestTimeout, TooManyRequests
 from global_scheduler.upstream import RawHeaders
 
 BODY_TIMEOUT_S = 30.0
@@ -143,6 +143,9 @@ class Exchange:
         if error.status == 413 or error.status == 408:
             # The rest of the body is still on its way: the connection cannot be used again.
             headers.append((b"connection", b"close"))
+        if isinstance(error, TooManyRequests):
+            headers.append((b"retry-after", b"%d" % error.retry_after_s))
+            headers.append((b"x-astrolabe-rejected", error.reason.encode("ascii")))
         if error.status == 503:
             headers.append((b"retry-after", b"1"))
         await self.answer(error.status, headers, error.body())

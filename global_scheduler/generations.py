@@ -9,9 +9,12 @@ from dataclasses import dataclass
 
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
-from global_scheduler.dispatch import Dispatcher, Job
+from global_scheduler.dispatch import Dispatcher, Postponed
 from global_scheduler.errors import BadRequest, UpstreamFailed
 from global_scheduler.exchange import Exchange
+from global_scheduler.importance import importance_of, session_of
+from global_scheduler.job import Job
+from global_scheduler.late_binding import LateBinding
 from global_scheduler.ledger import Ledger
 from global_scheduler.length_metrics import typical_tokens
 from global_scheduler.lengths import Lengths
@@ -19,7 +22,7 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.relay import Relayed, relay_stream, relay_whole
-from global_scheduler.slo import read_slo
+from global_scheduler.slo import GoalDefaults, read_slo
 from global_scheduler.units import Unit, UnitRegistry
 from global_scheduler.upstream import RawHeaders, UnitFailed, Upstream
 from wire.length import LengthEstimate
@@ -37,7 +40,6 @@ class Generation:
     request: GenerationRequest
     job: Job
     body: bytes
-    started_s: float
 
 
 class Generations:
@@ -47,6 +49,7 @@ class Generations:
         self,
         units: UnitRegistry,
         ledger: Ledger,
+        late_binding: LateBinding,
         dispatcher: Dispatcher,
         upstream: Upstream,
         lengths: Lengths,
@@ -55,11 +58,13 @@ class Generations:
         metrics: GatewayMetrics,
         *,
         clock: Callable[[], float],
+        goal_defaults: GoalDefaults,
         max_attempts: int,
         forward_authorization: bool,
     ) -> None:
         self._units = units
         self._ledger = ledger
+        self._late_binding = late_binding
         self._dispatcher = dispatcher
         self._upstream = upstream
         self._lengths = lengths
@@ -67,6 +72,7 @@ class Generations:
         self._metrics = metrics
         self._observations = observations
         self._clock = clock
+        self._goal_defaults = goal_defaults
         self._max_attempts = max_attempts
         self._forward_authorization = forward_authorization
 
@@ -77,14 +83,15 @@ class Generations:
             GatewayError: it cannot be answered.
             ClientGone: nobody waits for the answer any more.
         """
-        started_s = self._clock()
-        job = await self._job(exchange, request)
+        arrived_s = self._clock()
+        job = await self._job(exchange, request, arrived_s)
         async with exchange.until_client_leaves():
-            await self._attempt_units(Generation(exchange, request, job, body, started_s))
+            await self._attempt_units(Generation(exchange, request, job, body))
 
-    async def _job(self, exchange: Exchange, request: GenerationRequest) -> Job:
-        slo = read_slo(exchange.header)
+    async def _job(self, exchange: Exchange, request: GenerationRequest, arrived_s: float) -> Job:
         model = request.model or self._only_model()
+        slo = read_slo(exchange.header, model, self._goal_defaults)
+        importance = importance_of(exchange.header, request.priority)
         num_prompt_tokens = await self._tokens.count(model, request)
         question = request.length_question(model, num_prompt_tokens)
         needs = self._dispatcher.routing.policy.needs
@@ -95,11 +102,15 @@ class Generations:
         return Job(
             request_id=exchange.request_id,
             model=model,
+            arrived_s=arrived_s,
             num_prompt_tokens=num_prompt_tokens,
             length_question=question,
             length=length,
             max_tokens=request.max_tokens,
             priority=request.priority,
+            importance=importance,
+            user=request.user,
+            session_id=session_of(exchange.header),
             is_streamed=request.stream,
             slo=slo,
         )
@@ -111,35 +122,55 @@ class Generations:
         return next(iter(models))
 
     async def _attempt_units(self, generation: Generation) -> None:
-        """Try units until one has answered or none is left."""
-        job, tried = generation.job, set[str]()
-        while True:
-            unit, decision = await self._dispatcher.dispatch(job, tried)
-            sent_s = self._clock()
-            tried.add(unit.name)
-            may_retry = len(tried) < self._max_attempts and any(
-                other.name not in tried for other in self._units.eligible(job.model)
-            )
-            try:
-                relayed = await self._try_unit(generation, unit, decision, may_retry)
-            except UnitFailed as failure:
-                decision.status = UpstreamFailed.status
-                note_failure(unit, failure, job.request_id, self._metrics)
-                if not may_retry:
-                    raise UpstreamFailed(
-                        f"unit {unit.name} failed: {failure}", code="unit_failed"
-                    ) from failure
-            else:
-                self._observations.note(
-                    generation.request,
-                    job,
-                    decision,
-                    relayed,
-                    started_s=generation.started_s,
-                    sent_s=sent_s,
-                    ended_s=self._clock(),
-                )
-                return
+        """Wait for a unit and try it, until one has answered or none is left."""
+        job = generation.job
+        self._dispatcher.check_model(job.model)
+        self._late_binding.enter(job.waiting())
+        try:
+            tried = set[str]()
+            while not await self._attempt(generation, tried):
+                pass
+        finally:
+            self._late_binding.leave(job.request_id)
+
+    async def _attempt(self, generation: Generation, tried: set[str]) -> bool:
+        """Whether the request is answered; if not, it waits again and units that failed are noted.
+
+        No await may stand between a request's return to its queue and its wait for a ticket.
+        """
+        job = generation.job
+        ticket = await self._late_binding.ticket(job.request_id)
+        chosen = await self._dispatcher.dispatch(job, ticket, self._late_binding.limit_of)
+        if isinstance(chosen, Postponed):
+            self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
+            return False
+        unit, decision = chosen
+        self._late_binding.placed(ticket)
+        tried.add(unit.name)
+        may_retry = len(tried) < self._max_attempts and any(
+            other.name not in tried for other in self._units.eligible(job.model)
+        )
+        sent_s = self._clock()
+        try:
+            relayed = await self._try_unit(generation, unit, decision, may_retry)
+        except UnitFailed as failure:
+            decision.status = UpstreamFailed.status
+            note_failure(unit, failure, job.request_id, self._metrics)
+            if not may_retry:
+                raise UpstreamFailed(
+                    f"unit {unit.name} failed: {failure}", code="unit_failed"
+                ) from failure
+            self._late_binding.enter_again(ticket, tried=unit.name)
+            return False
+        self._observations.note(
+            generation.request,
+            job,
+            decision,
+            relayed,
+            sent_s=sent_s,
+            ended_s=self._clock(),
+        )
+        return True
 
     async def _try_unit(
         self, generation: Generation, unit: Unit, decision: Decision, may_retry: bool
@@ -152,6 +183,7 @@ class Generations:
             raise
         finally:
             self._ledger.ended(unit, generation.job.request_id)
+            self._late_binding.wake()
 
     async def _relay(
         self, generation: Generation, unit: Unit, decision: Decision, may_retry: bool
@@ -197,6 +229,7 @@ def unit_headers(unit: Unit, request_id: str) -> RawHeaders:
 
 def _decision_headers(decision: Decision, length: LengthEstimate) -> RawHeaders:
     headers = [
+        (b"x-astrolabe-waited-ms", b"%.3f" % decision.waited_ms),
         (b"x-astrolabe-policy", decision.policy.encode("ascii")),
         (b"x-astrolabe-predicted-output-tokens", b"%d" % round(typical_tokens(length))),
     ]

@@ -28,6 +28,8 @@ class InFlight:
     max_tokens: int | None = None
     slo: Slo | None = None
     is_streamed: bool = True
+    num_cached_tokens: int = 0
+    """Prompt tokens that the unit's prefix cache probably holds."""
     num_output_tokens: int = 0
     """That have streamed back."""
     first_token_at_s: float | None = None
@@ -72,6 +74,7 @@ class Ledger:
         """The request is over, well or not."""
         entry = self._entries.pop(request_id)
         unit.outstanding.discard(request_id)
+        unit.last_ended_s = self._clock()
         unit.num_outstanding_tokens -= entry.num_prompt_tokens + entry.expected_output_tokens
 
     def on_unit(self, unit: Unit) -> list[InFlight]:
@@ -121,4 +124,5 @@ def _sent_request(entry: InFlight, now_s: float) -> SentRequest:
         first_token_age_ms=None if first_s is None else (now_s - first_s) * 1e3,
         is_streamed=entry.is_streamed,
         slo=entry.slo,
+        num_cached_tokens=entry.num_cached_tokens,
     )

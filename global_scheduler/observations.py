@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
-from global_scheduler.dispatch import Job
+from global_scheduler.job import Job
 from global_scheduler.lengths import Lengths
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.outcomes import Outcomes
 from global_scheduler.prompt_tokens import PromptTokenCounter
+from global_scheduler.queue_metrics import QueueMetrics
+from global_scheduler.rates import LearntRates
 from global_scheduler.relay import Relayed
 from global_scheduler.request_log import LoggedRequest, RequestLog
 from global_scheduler.usage import TokenCounts
@@ -24,12 +26,16 @@ class Observations:
         tokens: PromptTokenCounter,
         outcomes: Outcomes,
         metrics: GatewayMetrics,
+        queue_metrics: QueueMetrics,
+        rates: LearntRates,
         request_log: RequestLog | None,
     ) -> None:
         self._lengths = lengths
         self._tokens = tokens
         self._outcomes = outcomes
         self._metrics = metrics
+        self._queue_metrics = queue_metrics
+        self._rates = rates
         self._request_log = request_log
 
     def note(
@@ -39,26 +45,32 @@ class Observations:
         decision: Decision,
         relayed: Relayed,
         *,
-        started_s: float,
         sent_s: float,
         ended_s: float,
     ) -> None:
         """Put down what happened; only answers with token counts teach anything.
 
-        ``started_s`` is when the client's request came, ``sent_s`` when this unit was sent it.
+        ``sent_s`` is when this unit was sent the request.
         """
         decision.status = relayed.status
         self._metrics.request_ended(decision.unit, relayed.status)
         if relayed.counts is None:
             return
         first_s = relayed.first_token_at_s
-        ttft_ms = None if first_s is None else (first_s - started_s) * 1e3
-        e2e_ms = (ended_s - started_s) * 1e3
+        ttft_ms = None if first_s is None else (first_s - job.arrived_s) * 1e3
+        e2e_ms = (ended_s - job.arrived_s) * 1e3
         decision.observed_ttft_ms = ttft_ms
         decision.observed_e2e_ms = e2e_ms
         decision.observed_output_tokens = relayed.counts.num_output_tokens
         self._metrics.observed(decision.unit, ttft_ms, e2e_ms)
         self._compare(decision)
+        num_tokens = relayed.counts.num_output_tokens
+        tpot_ms = None
+        if ttft_ms is not None and num_tokens > 1:
+            tpot_ms = (e2e_ms - ttft_ms) / (num_tokens - 1)
+        self._queue_metrics.ended(decision.request_class, job.slo, ttft_ms, tpot_ms)
+        if first_s is not None:
+            self._rates.learn(job.num_prompt_tokens, num_tokens, first_s - sent_s, ended_s - sent_s)
         if relayed.counts.num_prompt_tokens is not None:
             self._tokens.correct(decision.model, request, relayed.counts.num_prompt_tokens)
         if request.num_sequences > 1:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from global_scheduler.errors import BadRequest
 from wire.prediction import Slo
@@ -17,16 +17,52 @@ LONGEST_GOAL_MS = 1e9
 """Eleven days."""
 
 
-def read_slo(header: Callable[[bytes], bytes | None]) -> Slo | None:
-    """The goals, or None when no header names one; ``header`` looks one up by lower-case name.
+GoalDefaults = Mapping[str, Slo]
+"""Goals of requests that name none, by model; ``*`` stands for all others."""
+NO_GOAL = Slo()
+
+
+def read_slo(
+    header: Callable[[bytes], bytes | None], model: str, defaults: GoalDefaults
+) -> Slo | None:
+    """The goals, or None for none; ``header`` looks one up by lower-case name.
+
+    Each goal that no header names is the model's default.
 
     Raises:
         BadRequest: a value is not a positive number of milliseconds.
     """
-    ttft_ms, tpot_ms = _goal_ms(header, TTFT_HEADERS), _goal_ms(header, TPOT_HEADERS)
+    default = defaults.get(model) or defaults.get("*", NO_GOAL)
+    ttft_ms = _goal_ms(header, TTFT_HEADERS) or default.ttft_ms
+    tpot_ms = _goal_ms(header, TPOT_HEADERS) or default.tpot_ms
     if ttft_ms is None and tpot_ms is None:
         return None
     return Slo(ttft_ms=ttft_ms, tpot_ms=tpot_ms)
+
+
+def parse_goal_defaults(texts: Sequence[str]) -> GoalDefaults:
+    """``MODEL=TTFT_MS[,TPOT_MS]`` each, ``-`` for no goal, as ``--slo`` takes them.
+
+    Raises:
+        ValueError: a text has another form or a value is no positive number of milliseconds.
+    """
+    defaults: dict[str, Slo] = {}
+    for text in texts:
+        model, equals, goals = text.rpartition("=")
+        ttft, _, tpot = goals.partition(",")
+        if not equals or not model or not ttft:
+            raise ValueError(f"{text!r} must look like MODEL=TTFT_MS[,TPOT_MS]")
+        defaults[model] = Slo(ttft_ms=_default_ms(text, ttft), tpot_ms=_default_ms(text, tpot))
+    return defaults
+
+
+def _default_ms(text: str, value: str) -> float | None:
+    if value in ("", "-"):
+        return None
+    try:
+        return _positive_ms(text, value)
+    except BadRequest as error:
+        raise ValueError(error.message) from None
 
 
 def _goal_ms(header: Callable[[bytes], bytes | None], names: tuple[bytes, ...]) -> float | None:

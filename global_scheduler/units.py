@@ -31,6 +31,10 @@ class Unit:
     num_outstanding_tokens: float = 0.0
     last_sent_s: float = float("-inf")
     """When a request was last sent to it, on the gateway's clock."""
+    last_ended_s: float = float("-inf")
+    """When one of them last ended."""
+    concurrency_limit: int | None = None
+    """Requests at a time; None: what holds for all units."""
 
     def check_passed(self, models: dict[str, ModelCard]) -> None:
         """The engine answers: the unit is a candidate."""

@@ -49,6 +49,9 @@ class Ticket:
     """Names, sorted."""
     is_stolen: bool = False
     """These units are of the other pool."""
+    number: int = 0
+    """Of its arrival."""
+    num_overtaken: int = 0
 
 
 MaySteal = Callable[[Room], bool]
@@ -57,28 +60,19 @@ MOST_USERS = 10_000
 """Whose last turn is remembered."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """A request with a ticket, and its place for when it comes back."""
-
-    ticket: Ticket
-    number: int
-    num_overtaken: int
-
-
 class Holding:
     """The queues, one for each model and class, and the tickets that are out."""
 
     def __init__(
         self, order: Order, *, max_requests: int, max_age_s: float, max_overtakes: int
     ) -> None:
-        """At most ``max_requests`` wait, none for longer than ``max_age_s``."""
+        """At most ``max_requests`` of a class wait, none for longer than ``max_age_s``."""
         self.order = order
         self.max_requests = max_requests
         self.max_age_s = max_age_s
         self._max_overtakes = max_overtakes
         self._queues: dict[tuple[str, RequestClass], ClassQueue] = {}
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, Ticket] = {}
         self._num_arrived = 0
         self._turn = 0
         self._last_served: dict[str, int] = {}
@@ -116,10 +110,11 @@ class Holding:
         """Let a new request wait.
 
         Raises:
-            QueueFull: as many wait already as may.
+            QueueFull: as many of its class wait already as may.
         """
-        if len(self) >= self.max_requests:
-            raise QueueFull(f"{len(self)} requests wait already, which is the most that may")
+        waiting_already = self.num_waiting(request_class)
+        if waiting_already >= self.max_requests:
+            raise QueueFull(f"{waiting_already} {request_class} requests wait already")
         self._queue(waiting.model, request_class).put(waiting, self._num_arrived)
         self._num_arrived += 1
 
@@ -143,18 +138,21 @@ class Holding:
 
     def placed(self, request_id: str) -> None:
         """The request with this ticket was sent to a unit, whose ``active`` counts it now."""
-        self._serve(self._held.pop(request_id).ticket.waiting.user)
+        self._serve(self._held.pop(request_id).waiting.user)
 
-    def came_back(self, request_id: str, tried: Iterable[str] = ()) -> None:
-        """The ticket was of no use: the request waits again, where it stood.
+    def came_back(
+        self, ticket: Ticket, tried: Iterable[str] = (), not_before_s: float = float("-inf")
+    ) -> None:
+        """The ticket was of no use, or its unit failed: the request waits again, where it stood.
 
-        ``tried`` names units it shall not be given again.
+        ``tried`` names units it shall not be given again; before ``not_before_s`` it gets no
+        ticket.
         """
-        held = self._held.pop(request_id)
-        waiting = held.ticket.waiting
-        waiting = replace(waiting, tried=waiting.tried.union(tried))
-        queue = self._queue(waiting.model, held.ticket.request_class)
-        queue.put(waiting, held.number, held.num_overtaken)
+        waiting = ticket.waiting
+        self._held.pop(waiting.request_id, None)
+        waiting = replace(waiting, tried=waiting.tried.union(tried), not_before_s=not_before_s)
+        queue = self._queue(waiting.model, ticket.request_class)
+        queue.put(waiting, ticket.number, ticket.num_overtaken)
 
     def withdraw(self, request_id: str) -> bool:
         """Forget a request, whether it waits or has a ticket; False if it is not here."""
@@ -196,14 +194,15 @@ class Holding:
         """Tickets from one queue to these units."""
         left: list[Ticket] = []
         while len(queue):
-            doors = _Doors(serving, [held.ticket for held in self._held.values()])
+            doors = _Doors(serving, list(self._held.values()), view.now_s)
             seen = replace(view, last_served=self._last_served)
             chosen = queue.next(self.order, seen, doors.are_open_to)
             if chosen is None:
                 break
             place = queue.take(chosen.request_id, doors.are_open_to)
-            ticket = Ticket(chosen, request_class, doors.units_for(chosen.tried), is_stolen)
-            self._held[chosen.request_id] = _Held(ticket, *place)
+            units = doors.units_for(chosen.tried)
+            ticket = Ticket(chosen, request_class, units, is_stolen, *place)
+            self._held[chosen.request_id] = ticket
             left.append(ticket)
         return left
 
@@ -222,14 +221,15 @@ class _Doors:
     units have more free places than there are such tickets.
     """
 
-    def __init__(self, rooms: Sequence[Room], tickets: Sequence[Ticket]) -> None:
+    def __init__(self, rooms: Sequence[Room], tickets: Sequence[Ticket], now_s: float) -> None:
         self._rooms = rooms
         self._tickets = tickets
+        self._now_s = now_s
         self._found: dict[frozenset[str], tuple[str, ...]] = {}
 
     def are_open_to(self, waiting: Waiting) -> bool:
         """Whether it may have a ticket."""
-        return bool(self.units_for(waiting.tried))
+        return waiting.not_before_s <= self._now_s and bool(self.units_for(waiting.tried))
 
     def units_for(self, tried: frozenset[str]) -> tuple[str, ...]:
         """For a request that failed on the units ``tried``; empty if it must wait."""

@@ -25,6 +25,8 @@ class Waiting:
     tpot_goal_s: float | None = None
     tried: frozenset[str] = frozenset()
     """Units that have failed it."""
+    not_before_s: float = float("-inf")
+    """Until then it is not worth looking for a unit."""
 
     @property
     def size(self) -> float:

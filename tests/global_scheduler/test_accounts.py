@@ -96,15 +96,15 @@ def test_the_account_of_a_request() -> None:
 def test_the_extensions_own_headers_win() -> None:
     """Each goal by itself."""
     headers = {b"x-slo-ttft-ms": b"1", b"x-llm-d-slo-ttft-ms": b"2", b"x-slo-tpot-ms": b"3"}
-    assert read_slo(headers.get) == Slo(ttft_ms=2.0, tpot_ms=3.0)
-    assert read_slo(dict[bytes, bytes]().get) is None
+    assert read_slo(headers.get, "m", {}) == Slo(ttft_ms=2.0, tpot_ms=3.0)
+    assert read_slo(dict[bytes, bytes]().get, "m", {}) is None
 
 
 @pytest.mark.parametrize("value", [b"", b"fast", b"0", b"-5", b"nan", b"inf", b"\xff", b"1e10"])
 def test_a_goal_that_is_no_time_is_refused(value: bytes) -> None:
     """The error names the header and its value."""
     with pytest.raises(BadRequest, match="x-slo-ttft-ms must be"):
-        read_slo({b"x-slo-ttft-ms": value}.get)
+        read_slo({b"x-slo-ttft-ms": value}.get, "m", {})
 
 
 async def test_a_bad_goal_never_reaches_an_engine() -> None:

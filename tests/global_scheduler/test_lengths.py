@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from global_scheduler.dispatch import TOLD_LEVELS
+from global_scheduler.job import TOLD_LEVELS
 from tests.global_scheduler.fleet import (
     DONE,
     EVENT,

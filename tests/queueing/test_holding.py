@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from global_scheduler.queueing import ORDERS
-from global_scheduler.queueing.holding import Holding, QueueFull, Room
-from global_scheduler.queueing.waiting import Waiting
+from global_scheduler.queueing.holding import Holding, QueueFull, Room, Ticket
 from tests.queueing.requests import holding, request, room, view
 
 
@@ -79,8 +78,8 @@ def test_a_failed_attempt_keeps_its_place() -> None:
     queues = holding()
     queues.put(request("a"), "short")
     queues.put(request("b"), "short")
-    assert granted(queues, room("u")) == {"a": ("u",)}
-    queues.came_back("a", tried=["u"])
+    (ticket,) = queues.grants(view(), [room("u")], never)
+    queues.came_back(ticket, tried=["u"])
     assert granted(queues, room("u"), room("v")) == {"a": ("v",), "b": ("u", "v")}
 
 
@@ -93,13 +92,26 @@ def test_requests_go_to_units_that_serve_their_model() -> None:
 
 
 def test_a_full_queue_refuses() -> None:
-    """The bound holds over all classes."""
+    """Each class has its bound: a queue full of long requests keeps no short one out."""
     queues = holding(max_requests=2)
-    queues.put(request("a"), "short")
+    queues.put(request("a"), "long")
     queues.put(request("b"), "long")
-    with pytest.raises(QueueFull, match="2 requests wait already"):
-        queues.put(request("c"), "short")
-    assert len(queues) == 2
+    with pytest.raises(QueueFull, match="2 long requests wait already"):
+        queues.put(request("c"), "long")
+    queues.put(request("d"), "short")
+    assert len(queues) == 3
+
+
+def test_a_request_may_wait_for_better_times() -> None:
+    """It gets no ticket before the time it came back with, and others go meanwhile."""
+    queues = holding()
+    queues.put(request("a"), "short")
+    queues.put(request("b"), "short")
+    (ticket,) = queues.grants(view(0.0), [room("u")], never)
+    queues.came_back(ticket, not_before_s=1.0)
+    assert [one.waiting.request_id for one in queues.grants(view(0.9), [room("u")], never)] == ["b"]
+    queues.placed("b")
+    assert [one.waiting.request_id for one in queues.grants(view(1.0), [room("u")], never)] == ["a"]
 
 
 def test_requests_do_not_wait_for_ever() -> None:
@@ -149,9 +161,7 @@ class World:
     active: dict[str, set[str]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
-    tickets: list[tuple[Waiting, tuple[str, ...]]] = field(default_factory=list)
-    arrivals: dict[str, int] = field(default_factory=dict)
-    overtaken: dict[str, int] = field(default_factory=dict)
+    tickets: list[Ticket] = field(default_factory=list)
 
     def rooms(self) -> list[Room]:
         """As the scheduler sees the units that are up."""
@@ -170,7 +180,6 @@ class World:
             "ttft_goal_s": self.rng.choice([None, 1.0, 5.0]),
         }
         self.asked.append(name)
-        self.arrivals[name] = len(self.arrivals)
         try:
             cls = self.rng.choice(("short", "long"))
             self.queues.put(request(name, float(len(self.asked)), **fields), cls)  # type: ignore[arg-type]
@@ -179,18 +188,19 @@ class World:
 
     def grant(self) -> None:
         """Hand out what tickets there are."""
-        for ticket in self.queues.grants(view(float(len(self.asked))), self.rooms(), always):
-            self.tickets.append((ticket.waiting, ticket.units))
+        self.tickets += self.queues.grants(view(float(len(self.asked))), self.rooms(), always)
 
     def settle(self) -> None:
         """A request with a ticket chooses a unit with room, or comes back."""
         if not self.tickets:
             return
-        waiting, units = self.tickets.pop(self.rng.randrange(len(self.tickets)))
-        name = waiting.request_id
-        able = [u for u in units if u in self.active and len(self.active[u]) < self.limits[u]]
+        ticket = self.tickets.pop(self.rng.randrange(len(self.tickets)))
+        name = ticket.waiting.request_id
+        able = [
+            u for u in ticket.units if u in self.active and len(self.active[u]) < self.limits[u]
+        ]
         if not able or self.rng.random() < 0.1:
-            self.queues.came_back(name)
+            self.queues.came_back(ticket)
             return
         self.queues.placed(name)
         self.active[self.rng.choice(able)].add(name)
@@ -237,7 +247,7 @@ def test_nothing_is_lost_nor_served_twice(seed: int, order: str) -> None:
     for _ in range(200):
         rng.choice([*acts, world.change])()
         waiting = [one.request_id for one in queues.waiting()]
-        holders = [one.request_id for one, _ in world.tickets]
+        holders = [ticket.waiting.request_id for ticket in world.tickets]
         running = [name for unit in world.active.values() for name in unit]
         assert sorted(waiting + holders + running + world.ended) == sorted(world.asked)
         assert queues.num_held == len(holders)

@@ -1,4 +1,4 @@
-"""The gateway's configuration: command line, environment (``ASTROLABE_GATEWAY_*``), defaults."""
+"""All settings of the gateway."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from global_scheduler.policies import POLICIES
+from global_scheduler.settings.pools import PoolSettings
+from global_scheduler.settings.provisioning import ProvisioningSettings
+from global_scheduler.settings.queueing import QueueSettings
+from global_scheduler.settings.quotas import QuotaSettings
 
 PolicyName = Literal[
     "min_new_request_latency",
@@ -30,7 +34,9 @@ PolicyName = Literal[
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(
+    ProvisioningSettings, QuotaSettings, PoolSettings, QueueSettings, BaseSettings
+):
     """Astrolabe's global scheduler: an OpenAI-compatible gateway in front of several vLLM servers.
 
     Example:

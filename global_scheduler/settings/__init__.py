@@ -1,0 +1,7 @@
+"""The gateway's configuration: command line, environment (``ASTROLABE_GATEWAY_*``), defaults."""
+
+from __future__ import annotations
+
+from global_scheduler.settings.gateway import GatewaySettings, PolicyName
+
+__all__ = ["GatewaySettings", "PolicyName"]

@@ -1,0 +1,97 @@
+"""Settings of late binding, the queues and latency goals."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_settings import NoDecode
+
+from global_scheduler.admission import Headroom, Miss
+from global_scheduler.queueing import ORDERS
+from global_scheduler.slo import GoalDefaults, parse_goal_defaults
+
+OrderName = Literal[
+    "fifo",
+    "priority",
+    "sjf",
+    "srtf",
+    "edf",
+    "round_robin",
+    "cost_optimized",
+    "slo_aware",
+    "adaptive",
+]
+
+
+def _limit_of_environment() -> str:
+    return os.environ.get("WORKER_CONCURRENCY_LIMIT", "8")
+
+
+class QueueSettings(BaseModel):
+    """Where requests wait until a unit has room."""
+
+    worker_concurrency_limit: PositiveInt | Literal["auto"] = Field(
+        default_factory=_limit_of_environment,
+        validate_default=True,
+        description="requests at a time on each unit, more wait in the gateway; auto: the most "
+        "with which the TPOT goal is still met. Also taken from WORKER_CONCURRENCY_LIMIT",
+    )
+    queue_order: OrderName = Field(default="fifo", description="which waiting request goes next")
+    max_queued_requests: PositiveInt = Field(
+        default=1_000, description="of each class; more are answered 429"
+    )
+    max_queue_age_s: PositiveFloat = Field(
+        default=120.0, description="a request that has waited so long is answered 429"
+    )
+    max_overtakes: PositiveInt = Field(
+        default=100,
+        description="after so many later requests have gone before it, a request goes next, "
+        "whatever the order",
+    )
+    slo: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="latency goals of requests that name none, as MODEL=TTFT_MS[,TPOT_MS]; a * "
+        "stands for all other models and - for no goal; repeat for each model",
+    )
+    slo_miss: Miss = Field(
+        default="shed",
+        description="what becomes of a request whose goals no unit is predicted to meet: wait (as "
+        "long as it could still be in time), shed (429 if its priority is below --shed-below) or "
+        "best_effort",
+    )
+    shed_below: int = Field(default=0, description="priority below which requests may be shed")
+    slo_headroom: Headroom = Field(
+        default="policy",
+        description="of the units predicted to meet the goals: the policy's choice, or the one "
+        "with the least or the most to spare",
+    )
+
+    @field_validator("slo", mode="before")
+    @classmethod
+    def _split_goals(cls, value: object) -> object:
+        """Repeated flags arrive joined by commas; a part without ``=`` belongs to the last one."""
+        if not isinstance(value, str):
+            return value
+        goals: list[str] = []
+        for part in filter(None, value.split(",")):
+            if "=" in part or not goals:
+                goals.append(part)
+            else:
+                goals[-1] += f",{part}"
+        return goals
+
+    @field_validator("slo")
+    @classmethod
+    def _check_goals(cls, value: list[str]) -> list[str]:
+        parse_goal_defaults(value)
+        return value
+
+    @property
+    def goal_defaults(self) -> GoalDefaults:
+        """The goals of ``slo``, parsed."""
+        return parse_goal_defaults(self.slo)
+
+
+assert set(OrderName.__args__) == set(ORDERS)  # type: ignore[attr-defined]
