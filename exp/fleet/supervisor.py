@@ -10,15 +10,15 @@ from pathlib import Path
 from exp.fleet.display import Display
 from exp.fleet.errors import OtherFleetError, PortInUseError, StartError
 from exp.fleet.health import healthy_titles, is_port_free
+from exp.fleet.interrupts import interrupts_deferred
 from exp.fleet.plan import Part, Plan
-from exp.fleet.processes import (
+from exp.fleet.state import Fleet, StartedPart, Store
+from global_scheduler.provisioning.processes import (
     ProcessId,
-    interrupts_deferred,
     start_process,
     stop_processes,
     survivors,
 )
-from exp.fleet.state import Fleet, StartedPart, Store
 
 POLL_S = 0.2
 LOG_LINES_SHOWN = 15

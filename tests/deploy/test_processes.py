@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from exp.fleet.processes import (
+from global_scheduler.provisioning.processes import (
     ProcessId,
     is_running,
     start_process,

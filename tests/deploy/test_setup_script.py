@@ -38,6 +38,9 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 def tiny_project(folder: Path) -> Path:
     """A project with our set-up script that installs in seconds."""
     shutil.copytree(PROJECT / "exp", folder / "exp", ignore=shutil.ignore_patterns("__pycache__"))
+    processes = Path("global_scheduler/provisioning/processes.py")
+    (folder / processes).parent.mkdir(parents=True)
+    shutil.copy(PROJECT / processes, folder / processes)
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
     for source in ("simulator/kernel/vllm.py", "step_time/table.py", "__main__.py"):

@@ -15,10 +15,10 @@ from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import BusyError, FleetError, OtherFleetError, PortInUseError, StartError
 from exp.fleet.health import is_port_free
 from exp.fleet.plan import Part, Plan, to_json
-from exp.fleet.processes import is_running
 from exp.fleet.state import Fleet, Store
 from exp.fleet.status import fleet_status
 from exp.fleet.supervisor import Supervisor
+from global_scheduler.provisioning.processes import is_running
 from tests.deploy.ports import free_ports
 from tests.deploy.waiting import wait_until
 

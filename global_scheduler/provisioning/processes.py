@@ -2,22 +2,21 @@
 
 An id alone is not enough to end a process safely: after its end the system may give the same id to
 a stranger. So the moment of its start is recorded too, and nothing is signalled unless both agree.
+
+Needs only the standard library: local fleets (``exp/fleet/``) are kept with it, too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 PROC = Path("/proc")
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,33 +48,6 @@ def start_process(
     # It is meant to outlive us: without a return code Popen would warn that it is still running.
     process.returncode = 0
     return ProcessId(process.pid, try_start_mark(process.pid) or "ended at once")
-
-
-def interrupt_on_termination() -> None:
-    """Let TERM and HUP do what Ctrl-C does, so that all of them clean up. Main thread only."""
-    for number in INTERRUPTS:
-        signal.signal(number, signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def interrupts_deferred() -> Iterator[None]:
-    """Hold back Ctrl-C, TERM and HUP until the block ends; then raise KeyboardInterrupt.
-
-    For what must not be left half done: a process started but not yet recorded. Main thread only.
-    """
-    caught: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-
-    former = {number: signal.signal(number, remember) for number in INTERRUPTS}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def is_running(process: ProcessId) -> bool:
