@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import openai
 from openai.types import CompletionUsage
@@ -36,6 +38,7 @@ class SentPrompt:
     error: str | None = None
 
 
+Ended = TypeVar("Ended")
 BeforeSending = Callable[[str], Awaitable[None]]
 """Awaited with the request's id just before it is sent."""
 
@@ -79,7 +82,16 @@ async def send_open_loop(
         await before_sending(request_id)
         return await _send(client, model, prompts[index], index, request_id, max_tokens)
 
-    tasks = [asyncio.ensure_future(one(index)) for index in range(len(prompts))]
+    async with aclosing(as_they_end([one(index) for index in range(len(prompts))])) as ended:
+        async for each in ended:
+            yield each
+
+
+async def as_they_end(
+    requests: Sequence[Coroutine[Any, Any, Ended]],
+) -> AsyncGenerator[Ended, None]:
+    """Run all at once and give each result when it is there; leaving early ends the others."""
+    tasks = [asyncio.ensure_future(one) for one in requests]
     try:
         for ended in asyncio.as_completed(tasks):
             yield await ended
