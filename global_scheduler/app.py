@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
@@ -11,40 +10,21 @@ import aiohttp
 import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from global_scheduler.admin import admin_router, require_token
-from global_scheduler.admission import AdmissionRules
-from global_scheduler.decisions import DecisionLog
-from global_scheduler.dispatch import Dispatcher, Routing
+from global_scheduler.assembly import Foundation, Parts, secret
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
 from global_scheduler.gateway import Gateway
-from global_scheduler.generations import Generations
-from global_scheduler.health import HealthChecker
-from global_scheduler.late_binding import LateBinding
-from global_scheduler.ledger import Ledger
 from global_scheduler.lengths import Lengths, open_estimator
 from global_scheduler.metrics import GatewayMetrics
-from global_scheduler.observations import Observations
-from global_scheduler.outcomes import Outcomes
-from global_scheduler.policies import POLICIES
-from global_scheduler.pools.book import PoolBook
-from global_scheduler.pools.classes import Classifier
-from global_scheduler.predictions import PredictionClient
 from global_scheduler.prompt_tokens import EstimatingCounter, PromptTokenCounter, TokenizerCounter
-from global_scheduler.queue_metrics import QueueMetrics
-from global_scheduler.queueing import ORDERS
-from global_scheduler.queueing.holding import Holding
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry, new_unit, parse_unit
-from global_scheduler.upstream import Upstream
 from wire.host_config import load_host_configs
 
-FIRST_LIMIT = 8
-"""AdaSplit's; where limits are derived, until the first one is."""
 KEEPALIVE_S = 4.0
 """Shorter than uvicorn's and vLLM's 5 s, so that the gateway closes idle connections first."""
 
@@ -56,10 +36,7 @@ class App:
         self.units = UnitRegistry(_configured_units(settings))
         self.metrics = GatewayMetrics()
         self._settings = settings
-        self._tokens = _token_counter(settings)
-        estimator = open_estimator(settings.length_estimator, settings.length_deadline_ms / 1e3)
-        self._lengths = Lengths(estimator, self.metrics.registry, time.monotonic)
-        self._request_log = _request_log(settings, self.metrics)
+        self._base = _foundation(settings, self.units, self.metrics)
         self._gateway: Gateway | None = None
         self._control = FastAPI(
             title="Astrolabe global scheduler", lifespan=self._lifespan, openapi_url="/openapi.json"
@@ -89,113 +66,28 @@ class App:
     async def _lifespan(self, control: FastAPI) -> AsyncIterator[None]:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=60)
         async with (
-            nullcontext() if self._request_log is None else self._request_log,
-            self._lengths.running(),
+            self._base.request_log or nullcontext(),
+            self._base.lengths.running(),
             aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
         ):
-            predictions, health, late_binding = self._assemble(session)
-            await health.check_all()
+            parts = Parts(self._settings, self._base, session)
+            self._add_admin(parts)
+            await parts.health.check_all()
+            self._gateway = parts.gateway
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(health.run)
-                tasks.start_soon(late_binding.run)
+                for task in parts.background():
+                    tasks.start_soon(task)
                 yield
                 tasks.cancel_scope.cancel()
-            await predictions.close()
+            await parts.close()
 
-    def _assemble(
-        self, session: aiohttp.ClientSession
-    ) -> tuple[PredictionClient, HealthChecker, LateBinding]:
-        settings, clock = self._settings, time.monotonic
-        ledger, log, outcomes = Ledger(clock), DecisionLog(), Outcomes(self.metrics)
-        predictions = PredictionClient(
-            session,
-            ledger,
-            outcomes,
-            self.metrics,
-            clock,
-            deadline_s=settings.prediction_deadline_ms / 1e3,
-            window_s=settings.coalesce_ms / 1e3,
-        )
-        health = HealthChecker(
-            session,
-            self.units,
-            interval_s=settings.health_interval_s,
-            timeout_s=settings.health_timeout_s,
-            engine_api_key=_secret(settings.engine_api_key),
-        )
-        routing = Routing(
-            POLICIES[settings.policy],
-            settings.num_query_predictors,
-            AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
-        )
-        queue_metrics = QueueMetrics(self.metrics.registry, clock)
-        late_binding = _late_binding(settings, self.units, queue_metrics)
-        dispatcher = Dispatcher(
-            self.units,
-            ledger,
-            predictions,
-            routing,
-            log,
-            self.metrics,
-            clock=clock,
-            wall_clock=time.time,
-            rng=random.Random(settings.seed),
-        )
-        self._gateway = self._make_gateway(
-            session, ledger, late_binding, dispatcher, outcomes, queue_metrics
-        )
-        guard = require_token(_secret(settings.admin_token), is_loopback=settings.is_loopback)
-        self._control.include_router(
-            admin_router(self.units, routing, log, health, self._lengths, guard)
-        )
-        return predictions, health, late_binding
-
-    def _make_gateway(
-        self,
-        session: aiohttp.ClientSession,
-        ledger: Ledger,
-        late_binding: LateBinding,
-        dispatcher: Dispatcher,
-        outcomes: Outcomes,
-        queue_metrics: QueueMetrics,
-    ) -> Gateway:
+    def _add_admin(self, parts: Parts) -> None:
         settings = self._settings
-        upstream = Upstream(
-            session,
-            read_timeout_s=settings.engine_timeout_s,
-            engine_api_key=_secret(settings.engine_api_key),
-        )
-        generations = Generations(
-            self.units,
-            ledger,
-            late_binding,
-            dispatcher,
-            upstream,
-            self._lengths,
-            self._tokens,
-            Observations(
-                self._lengths,
-                self._tokens,
-                outcomes,
-                self.metrics,
-                queue_metrics,
-                late_binding.rates,
-                self._request_log,
-            ),
-            self.metrics,
-            clock=time.monotonic,
-            goal_defaults=settings.goal_defaults,
-            max_attempts=settings.max_attempts,
-            forward_authorization=not settings.api_key,
-        )
-        return Gateway(
-            self.units,
-            dispatcher,
-            upstream,
-            generations,
-            self.metrics,
-            max_body_bytes=settings.max_body_bytes,
-            api_keys=tuple(key.get_secret_value() for key in settings.api_key),
+        guard = require_token(secret(settings.admin_token), is_loopback=settings.is_loopback)
+        self._control.include_router(
+            admin_router(
+                self.units, parts.routing, parts.log, parts.health, self._base.lengths, guard
+            )
         )
 
 
@@ -221,28 +113,13 @@ def _configured_units(settings: GatewaySettings) -> list[Unit]:
     return units
 
 
-def _late_binding(
-    settings: GatewaySettings, units: UnitRegistry, metrics: QueueMetrics
-) -> LateBinding:
-    limit = settings.worker_concurrency_limit
-    return LateBinding(
-        units,
-        Holding(
-            ORDERS[settings.queue_order],
-            max_requests=settings.max_queued_requests,
-            max_age_s=settings.max_queue_age_s,
-            max_overtakes=settings.max_overtakes,
-        ),
-        PoolBook(None),
-        Classifier(),
-        metrics,
-        clock=time.monotonic,
-        default_limit=FIRST_LIMIT if limit == "auto" else limit,
-    )
-
-
-def _secret(value: SecretStr | None) -> str | None:
-    return None if value is None else value.get_secret_value()
+def _foundation(
+    settings: GatewaySettings, units: UnitRegistry, metrics: GatewayMetrics
+) -> Foundation:
+    tokens = _token_counter(settings)
+    estimator = open_estimator(settings.length_estimator, settings.length_deadline_ms / 1e3)
+    lengths = Lengths(estimator, metrics.registry, time.monotonic)
+    return Foundation(units, metrics, tokens, lengths, _request_log(settings, metrics))
 
 
 def _token_counter(settings: GatewaySettings) -> PromptTokenCounter:

@@ -96,8 +96,8 @@ class Generations:
         question = request.length_question(model, num_prompt_tokens)
         needs = self._dispatcher.routing.policy.needs
         length = await self._lengths.estimate(question, by_model=needs != "nothing")
-        if exchange.request_id in self._ledger:
-            # Two clients may use one id at a time; the ledger and the sidecars must not mix them.
+        if exchange.request_id in self._late_binding:
+            # Two clients may use one id at a time; queues, ledger and sidecars must not mix them.
             exchange.request_id = f"{exchange.request_id[:100]}-{uuid.uuid4().hex[:8]}"
         return Job(
             request_id=exchange.request_id,

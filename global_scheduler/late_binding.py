@@ -54,10 +54,15 @@ class LateBinding:
         self._units = units
         self._metrics = metrics
         self._clock = clock
+        self._present: set[str] = set()
         self._expected: dict[str, asyncio.Future[Ticket]] = {}
         self._hopeless_since_s: dict[str, float] = {}
         self._arrivals: deque[tuple[Waiting, RequestClass]] = deque(maxlen=MOST_ARRIVALS)
         self._learnt_limits: dict[str, int] = {}
+
+    def __contains__(self, request_id: str) -> bool:
+        """Whether the request has entered and not left."""
+        return request_id in self._present
 
     async def run(self) -> None:
         """Look after those that wait, until cancelled."""
@@ -81,6 +86,7 @@ class LateBinding:
         except QueueFull as error:
             self._metrics.rejected("queue_full", request_class)
             raise TooManyRequests(str(error), "queue_full", self.drain_s()) from None
+        self._present.add(waiting.request_id)
 
     def enter_again(
         self, ticket: Ticket, tried: str | None = None, not_before_s: float = float("-inf")
@@ -111,6 +117,7 @@ class LateBinding:
 
     def leave(self, request_id: str) -> None:
         """The request is over, well or not, wherever it was."""
+        self._present.discard(request_id)
         self.holding.withdraw(request_id)
         self._hopeless_since_s.pop(request_id, None)
         self.wake()

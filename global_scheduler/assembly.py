@@ -1,0 +1,174 @@
+"""The parts of the gateway, made from its settings and joined."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from pydantic import SecretStr
+
+from global_scheduler.admission import AdmissionRules
+from global_scheduler.decisions import DecisionLog
+from global_scheduler.dispatch import Dispatcher, Routing
+from global_scheduler.gateway import Gateway
+from global_scheduler.generations import Generations
+from global_scheduler.health import HealthChecker
+from global_scheduler.late_binding import LateBinding
+from global_scheduler.ledger import Ledger
+from global_scheduler.lengths import Lengths
+from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.observations import Observations
+from global_scheduler.outcomes import Outcomes
+from global_scheduler.policies import POLICIES
+from global_scheduler.pools.book import PoolBook
+from global_scheduler.pools.classes import Classifier
+from global_scheduler.predictions import PredictionClient
+from global_scheduler.prompt_tokens import PromptTokenCounter
+from global_scheduler.queue_metrics import QueueMetrics
+from global_scheduler.queueing import ORDERS
+from global_scheduler.queueing.holding import Holding
+from global_scheduler.request_log import RequestLog
+from global_scheduler.settings import GatewaySettings
+from global_scheduler.units import UnitRegistry
+from global_scheduler.upstream import Upstream
+
+FIRST_LIMIT = 8
+"""AdaSplit's; where limits are derived, until the first one is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """What is there before the event loop runs."""
+
+    units: UnitRegistry
+    metrics: GatewayMetrics
+    tokens: PromptTokenCounter
+    lengths: Lengths
+    request_log: RequestLog | None
+
+
+class Parts:
+    """The running gateway."""
+
+    def __init__(
+        self, settings: GatewaySettings, base: Foundation, session: aiohttp.ClientSession
+    ) -> None:
+        clock = time.monotonic
+        self.settings = settings
+        self.base = base
+        self.session = session
+        self.ledger = Ledger(clock)
+        self.log = DecisionLog()
+        self.outcomes = Outcomes(base.metrics)
+        self.queue_metrics = QueueMetrics(base.metrics.registry, clock)
+        self.late_binding = self._late_binding()
+        self.predictions = PredictionClient(
+            session,
+            self.ledger,
+            self.outcomes,
+            base.metrics,
+            clock,
+            deadline_s=settings.prediction_deadline_ms / 1e3,
+            window_s=settings.coalesce_ms / 1e3,
+        )
+        self.health = HealthChecker(
+            session,
+            base.units,
+            interval_s=settings.health_interval_s,
+            timeout_s=settings.health_timeout_s,
+            engine_api_key=secret(settings.engine_api_key),
+        )
+        self.routing = Routing(
+            POLICIES[settings.policy],
+            settings.num_query_predictors,
+            AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
+        )
+        self.gateway = self._gateway(self._dispatcher())
+
+    def background(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What runs beside the requests, until cancelled."""
+        return [self.health.run, self.late_binding.run]
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self.predictions.close()
+
+    def _late_binding(self) -> LateBinding:
+        settings, limit = self.settings, self.settings.worker_concurrency_limit
+        return LateBinding(
+            self.base.units,
+            Holding(
+                ORDERS[settings.queue_order],
+                max_requests=settings.max_queued_requests,
+                max_age_s=settings.max_queue_age_s,
+                max_overtakes=settings.max_overtakes,
+            ),
+            PoolBook(None),
+            Classifier(),
+            self.queue_metrics,
+            clock=time.monotonic,
+            default_limit=FIRST_LIMIT if limit == "auto" else limit,
+        )
+
+    def _dispatcher(self) -> Dispatcher:
+        return Dispatcher(
+            self.base.units,
+            self.ledger,
+            self.predictions,
+            self.routing,
+            self.log,
+            self.base.metrics,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            rng=random.Random(self.settings.seed),
+        )
+
+    def _gateway(self, dispatcher: Dispatcher) -> Gateway:
+        settings, base = self.settings, self.base
+        upstream = Upstream(
+            self.session,
+            read_timeout_s=settings.engine_timeout_s,
+            engine_api_key=secret(settings.engine_api_key),
+        )
+        observations = Observations(
+            base.lengths,
+            base.tokens,
+            self.outcomes,
+            base.metrics,
+            self.queue_metrics,
+            self.late_binding.rates,
+            base.request_log,
+        )
+        generations = Generations(
+            base.units,
+            self.ledger,
+            self.late_binding,
+            dispatcher,
+            upstream,
+            base.lengths,
+            base.tokens,
+            observations,
+            base.metrics,
+            clock=time.monotonic,
+            goal_defaults=settings.goal_defaults,
+            max_attempts=settings.max_attempts,
+            forward_authorization=not settings.api_key,
+        )
+        return Gateway(
+            base.units,
+            dispatcher,
+            upstream,
+            generations,
+            base.metrics,
+            max_body_bytes=settings.max_body_bytes,
+            api_keys=tuple(key.get_secret_value() for key in settings.api_key),
+        )
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """Its text."""
+    return None if value is None else value.get_secret_value()
