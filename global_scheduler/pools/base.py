@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,14 +36,23 @@ class SplitPrice:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSituation:
-    """Units that serve the same models, and what waits for them."""
+class Demand:
+    """What units that serve the same models have before them."""
 
-    units: Sequence[PooledUnit]
     queue_short: int
     queue_long: int
-    prices: dict[int, SplitPrice]
-    """By number of long units; empty when no sidecar could be asked."""
+    num_expected_long: int = 0
+    """Long requests that are likely to arrive soon."""
+    prices: Mapping[int, SplitPrice] | None = None
+    """By number of long units, as far as sidecars could be asked; None: nobody has asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSituation:
+    """Units that serve the same models, and what they have before them."""
+
+    units: Sequence[PooledUnit]
+    demand: Demand
 
     def of(self, pool: RequestClass) -> list[PooledUnit]:
         """The units of a pool."""

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from global_scheduler.pools.base import Controller, Move, PooledUnit, PoolSituation, SplitPrice
+from global_scheduler.pools.base import (
+    Controller,
+    Demand,
+    Move,
+    PooledUnit,
+    PoolSituation,
+    least_busy,
+)
+from global_scheduler.pools.regimes import Regime
 from global_scheduler.queueing.waiting import RequestClass
 
-Group = tuple[str, ...]
-"""The models that units serve, sorted: only units that serve the same can stand in for one another."""
+Models = tuple[str, ...]
+"""Sorted. Only units that serve the same models can stand in for one another."""
+
+
+class CannotMove(ValueError):
+    """A unit cannot be put into a pool by hand; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,100 +29,133 @@ class Capacity:
     """A unit that is healthy and does not drain."""
 
     name: str
-    models: Group
+    models: Models
     active: int
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """What waits for the units of a group, and what splits of them would cost."""
+class Group:
+    """At least two units that serve the same models."""
 
-    queue_short: int
-    queue_long: int
-    prices: Mapping[int, SplitPrice]
+    models: Models
+    units: tuple[PooledUnit, ...]
 
 
 class PoolBook:
-    """The pools. A unit that comes is short, unless there are fewer long ones than ``num_long``.
+    """The pools. Without a regime there are none: every unit serves both classes.
 
-    Without a controller there are no pools: every unit serves both classes.
+    So does a unit that is alone in serving its models. Units that are away keep their place for
+    when they come back; until then they are no capacity.
     """
 
-    def __init__(self, new_controller: Callable[[], Controller] | None, num_long: int = 1) -> None:
-        """``new_controller`` makes one for each group, for each has a cooldown of its own."""
-        self.num_long = num_long
+    def __init__(self, regime: Regime | None = None) -> None:
+        self._regime = regime
         self._pools: dict[str, RequestClass] = {}
-        self._controllers: dict[Group, Controller] = {}
-        self._new_controller = new_controller
+        self._controllers: dict[Models, Controller] = {}
+        self._groups: dict[Models, list[Capacity]] = {}
+        self._shared: set[str] = set()
 
-    def switch(self, new_controller: Callable[[], Controller] | None) -> None:
-        """Let others decide from now on; units stay where they are."""
-        self._new_controller = new_controller
-        self._controllers.clear()
+    @property
+    def regime(self) -> Regime | None:
+        """How units are divided now."""
+        return self._regime
+
+    def switch(self, regime: Regime | None) -> None:
+        """Divide the units anew from the next ``seat`` on."""
+        self._regime = regime
+        for forgotten in (self._pools, self._controllers, self._groups, self._shared):
+            forgotten.clear()
 
     def pool_of(self, unit: str) -> RequestClass | None:
         """None serves both classes."""
-        return None if self._new_controller is None else self._pools.get(unit)
+        return None if unit in self._shared else self._pools.get(unit)
 
-    def assign(self, unit: str, pool: RequestClass) -> None:
-        """Put a unit into a pool by hand."""
-        self._pools[unit] = pool
+    def groups(self) -> list[Group]:
+        """Those that were there at the last ``seat``, in their present pools."""
+        return [Group(models, self._pooled(units)) for models, units in self._groups.items()]
 
-    def seat(self, capacity: Sequence[Capacity]) -> list[Move]:
-        """Give units that have come a pool, and see that each group has a short one.
+    def seat(self, capacity: Sequence[Capacity], registered: Collection[str]) -> list[Move]:
+        """Give units that have come a pool, and take notice of those that have gone.
 
-        A group of one has no pools: its unit stays out of the book. Units that are away keep their
-        place for when they come back.
+        Forgets all that are not ``registered``. Each group keeps a short unit, and as many long
+        ones as its regime demands.
         """
+        if self._regime is None:
+            return []
+        self._groups = _groups(capacity)
+        grouped = {unit.name for units in self._groups.values() for unit in units}
+        alone = {unit.name for unit in capacity} - grouped
+        kept = set(registered) - alone
+        self._pools = {unit: pool for unit, pool in self._pools.items() if unit in kept}
+        self._controllers = {
+            models: self._controllers.get(models) or self._regime.new_controller()
+            for models in self._groups
+        }
         moves = []
-        for group, units in self._groups(capacity).items():
-            if len(units) < 2:
-                for unit in units:
-                    self._pools.pop(unit.name, None)
-                continue
+        for units in self._groups.values():
             for unit in units:
                 if unit.name not in self._pools:
-                    self._pools[unit.name] = self._first_pool(units)
-            if all(self._pools[unit.name] == "long" for unit in units):
-                unit = min(units, key=lambda one: (one.active, one.name))
-                self._pools[unit.name] = "short"
-                moves.append(Move(unit.name, "short", "the last short unit has gone"))
+                    self._pools[unit.name] = self._first_pool(units, self._regime)
+            moves += self._fill_gaps(units, self._regime)
+        self._note_shared()
         return moves
 
-    def move(
-        self, capacity: Sequence[Capacity], backlogs: Mapping[Group, Backlog], now_s: float
-    ) -> list[Move]:
-        """What the controller wants, at most one move in each group; carried out."""
-        moves = []
-        for group, units in self._groups(capacity).items():
-            if self._new_controller is None or len(units) < 2 or group not in backlogs:
-                continue
-            if group not in self._controllers:
-                self._controllers[group] = self._new_controller()
-            backlog = backlogs[group]
-            situation = PoolSituation(
-                self.pooled(units), backlog.queue_short, backlog.queue_long, dict(backlog.prices)
-            )
-            move = self._controllers[group].decide(situation, now_s)
-            if move is not None:
-                self._pools[move.unit] = move.to
-                moves.append(move)
-        return moves
+    def decide(self, models: Models, demand: Demand, now_s: float) -> Move | None:
+        """Carry out what the controller of a group wants; None, too, if the group is no more."""
+        if models not in self._groups:
+            return None
+        units = self._pooled(self._groups[models])
+        move = self._controllers[models].decide(PoolSituation(units, demand), now_s)
+        if move is not None:
+            self._pools[move.unit] = move.to
+            self._note_shared()
+        return move
 
-    def pooled(self, units: Sequence[Capacity]) -> list[PooledUnit]:
-        """With their pools; those without one left out."""
-        return [
-            PooledUnit(unit.name, pool, unit.active)
-            for unit in units
-            if (pool := self._pools.get(unit.name)) is not None
-        ]
+    def assign(self, unit: str, pool: RequestClass) -> None:
+        """Put a unit into a pool by hand.
 
-    def _first_pool(self, units: Sequence[Capacity]) -> RequestClass:
+        Raises:
+            CannotMove: it has no pool, or is the last short unit of its group.
+        """
+        if unit not in self._pools:
+            raise CannotMove(f"unit {unit!r} is in no pool: it serves both classes")
+        for units in self._groups.values():
+            pooled = self._pooled(units)
+            short = [one.name for one in pooled if one.pool == "short"]
+            if pool == "long" and short == [unit]:
+                raise CannotMove(f"unit {unit!r} is the last one for short requests")
+        self._pools[unit] = pool
+        self._note_shared()
+
+    def _pooled(self, units: Sequence[Capacity]) -> tuple[PooledUnit, ...]:
+        return tuple(PooledUnit(unit.name, self._pools[unit.name], unit.active) for unit in units)
+
+    def _first_pool(self, units: Sequence[Capacity], regime: Regime) -> RequestClass:
         pools = [self._pools.get(unit.name) for unit in units]
-        return "long" if "short" in pools and pools.count("long") < self.num_long else "short"
+        return "long" if "short" in pools and pools.count("long") < regime.num_long else "short"
 
-    def _groups(self, capacity: Sequence[Capacity]) -> dict[Group, list[Capacity]]:
-        groups: dict[Group, list[Capacity]] = {}
-        for unit in sorted(capacity, key=lambda one: one.name):
-            groups.setdefault(unit.models, []).append(unit)
-        return groups
+    def _fill_gaps(self, units: Sequence[Capacity], regime: Regime) -> list[Move]:
+        moves: list[Move] = []
+        short = [unit for unit in self._pooled(units) if unit.pool == "short"]
+        long = [unit for unit in self._pooled(units) if unit.pool == "long"]
+        if not short:
+            moves.append(Move(least_busy(long).name, "short", "the last short unit has gone"))
+        elif len(long) < regime.min_long and len(short) > 1:
+            moves.append(Move(least_busy(short).name, "long", "a long unit has gone"))
+        for move in moves:
+            self._pools[move.unit] = move.to
+        return moves
+
+    def _note_shared(self) -> None:
+        self._shared.clear()
+        if self._regime is not None and self._regime.is_shared_without_long:
+            for units in self._groups.values():
+                if all(unit.pool == "short" for unit in self._pooled(units)):
+                    self._shared.update(unit.name for unit in units)
+
+
+def _groups(capacity: Sequence[Capacity]) -> dict[Models, list[Capacity]]:
+    groups: dict[Models, list[Capacity]] = {}
+    for unit in sorted(capacity, key=lambda one: one.name):
+        groups.setdefault(unit.models, []).append(unit)
+    return {models: units for models, units in groups.items() if len(units) > 1}

@@ -3,35 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from global_scheduler.pools.base import SplitPrice
 from global_scheduler.pools.predictive import score
 from global_scheduler.queueing.waiting import RequestClass, Waiting
 
 THRESHOLD_TOKENS = 1_000.0
-"""The default. Prompt and expected output count alike; the control-plane seed splits prompts at 800."""
+"""The default, of prompt and expected output. The control-plane seed splits prompts at 800."""
 STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)
 """Thresholds that are compared with the present one, as multiples of it."""
 LEAST_GAIN = 1.0
 """Missed goals that a new threshold must save."""
-SMALLEST, LARGEST = 50.0, 200_000.0
+FARTHEST = 4.0
+"""How many times larger or smaller than at first a threshold may become."""
 
 
-@dataclass(slots=True)
 class Classifier:
     """Tells classes apart."""
 
-    threshold_tokens: float = THRESHOLD_TOKENS
+    def __init__(self, threshold_tokens: float = THRESHOLD_TOKENS) -> None:
+        self.set(threshold_tokens)
+
+    def set(self, threshold_tokens: float) -> None:
+        """Start from another threshold."""
+        self.threshold_tokens = self._first = threshold_tokens
 
     def class_of(self, waiting: Waiting) -> RequestClass:
         """Long from the threshold on."""
-        return "long" if waiting.size >= self.threshold_tokens else "short"
+        return class_by(self.threshold_tokens, waiting)
 
     def alternatives(self) -> list[float]:
         """Thresholds worth pricing, the present one among them."""
         candidates = (self.threshold_tokens * step for step in STEPS)
-        return [value for value in candidates if SMALLEST <= value <= LARGEST]
+        return [v for v in candidates if self._first / FARTHEST <= v <= self._first * FARTHEST]
 
     def learn(self, prices: Mapping[float, SplitPrice]) -> bool:
         """Take the threshold under which the fewest goals are missed; True if it has changed."""
@@ -43,3 +47,8 @@ class Classifier:
             return False
         self.threshold_tokens = best
         return True
+
+
+def class_by(threshold_tokens: float, waiting: Waiting) -> RequestClass:
+    """The class of a request under some threshold."""
+    return "long" if waiting.size >= threshold_tokens else "short"

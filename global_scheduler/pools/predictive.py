@@ -1,15 +1,19 @@
 """Moves a unit when sidecars foretell that both classes together fare better for it.
 
 The price of a split is what its queues would meet under it (``pricing.py``). A move must gain more
-than it costs, and must seem right ``PATIENCE`` times in a row: forecasts of one second hold little.
+than it costs, and must seem right several times in a row: forecasts of a few seconds hold little.
+While no unit is long, all serve both classes (``regimes.py``), so a pool for long requests has to
+be worth what it takes from the short ones; when there are none any more, it is given back.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from global_scheduler.pools.base import (
     Controller,
+    Demand,
     Move,
     PoolSituation,
     SplitPrice,
@@ -25,19 +29,19 @@ DRAIN_WEIGHT_PER_S = 0.01
 class PredictiveLimits:
     """When a gain is enough."""
 
-    move_cost: float = 1.0
+    move_cost: float = 0.5
     """In missed goals: what a move must gain at least."""
     gain_share: float = 0.1
     """And this share of the present price."""
     patience: int = 2
-    """Decisions in a row that must want the same move."""
+    """Decisions in a row that must want a move in the same direction."""
     cooldown_s: float = 2.0
     min_short: int = 1
     min_long: int = 0
 
 
 class Predictive:
-    """Prices every split; falls back to ``fallback`` when sidecars cannot be asked."""
+    """Prices every split; does as ``fallback`` when sidecars cannot be asked."""
 
     name = "predictive"
     needs_prices = True
@@ -52,10 +56,12 @@ class Predictive:
 
     def decide(self, situation: PoolSituation, now_s: float) -> Move | None:
         """One unit towards the cheapest split."""
-        num_long = len(situation.of("long"))
-        if num_long not in situation.prices:
-            return self._fallback.decide(situation, now_s)
-        change, reason = self._change(situation, num_long)
+        demand, num_long = situation.demand, len(situation.of("long"))
+        change, reason = self._without_long(demand, num_long)
+        if change == 0 and demand.prices is not None:
+            if num_long not in demand.prices:
+                return self._fall_back(situation, now_s)
+            change, reason = self._by_price(demand.prices, num_long, len(situation.units))
         self._times = self._times + 1 if change == self._wanted else 1
         self._wanted = change
         is_cooling = now_s - self._moved_s < self._limits.cooldown_s
@@ -66,21 +72,37 @@ class Predictive:
             return Move(least_busy(situation.of("short")).name, "long", reason)
         return Move(least_busy(situation.of("long")).name, "short", reason)
 
-    def _change(self, situation: PoolSituation, num_long: int) -> tuple[int, str]:
-        """-1, 0 or 1, and why."""
-        limits, prices = self._limits, situation.prices
-        allowed = [
-            number
-            for number in prices
-            if limits.min_long <= number <= len(situation.units) - limits.min_short
-        ]
-        present = score(prices[num_long])
-        best = min(allowed, key=lambda number: (score(prices[number]), abs(number - num_long)))
-        gain = present - score(prices[best])
-        if best == num_long or gain <= max(limits.move_cost, limits.gain_share * present):
+    def _without_long(self, demand: Demand, num_long: int) -> tuple[int, str]:
+        """-1 if the long units are there for nobody."""
+        if demand.queue_long or demand.num_expected_long or num_long <= self._limits.min_long:
             return 0, ""
-        reason = f"{best} long units would cost {score(prices[best]):.1f}, {num_long} {present:.1f}"
+        return -1, "no long request waits or is expected"
+
+    def _by_price(
+        self, prices: Mapping[int, SplitPrice], num_long: int, num_units: int
+    ) -> tuple[int, str]:
+        """-1, 0 or 1, and why."""
+        limits, present = self._limits, score(prices[num_long])
+        most = num_units - limits.min_short
+        allowed = [number for number in prices if limits.min_long <= number <= most]
+        best = min(
+            allowed,
+            key=lambda number: (score(prices[number]), abs(number - num_long)),
+            default=num_long,
+        )
+        cost = score(prices[best])
+        if best == num_long or present - cost <= max(limits.move_cost, limits.gain_share * present):
+            return 0, ""
+        reason = f"{best} long units would cost {cost:.1f}, {num_long} {present:.1f}"
         return (1 if best > num_long else -1), reason
+
+    def _fall_back(self, situation: PoolSituation, now_s: float) -> Move | None:
+        self._times = 0
+        move = self._fallback.decide(situation, now_s)
+        if move is None:
+            return None
+        self._moved_s = now_s
+        return replace(move, reason=f"no prices, as {self._fallback.name}: {move.reason}")
 
 
 def score(price: SplitPrice) -> float:

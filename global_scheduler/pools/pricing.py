@@ -1,19 +1,23 @@
 """What the queues would meet under each split of the units, as their sidecars foretell it. Pure.
 
-``plan`` shares out what waits and what is expected to arrive among the units of a split; each share
-is a question to one unit's sidecar, and ``price`` adds the answers up.
+``upcoming`` is what has to be served soon, ``plan`` shares it out among the units of a split; each
+share is a question to one unit's sidecar, and ``price`` adds the answers up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from global_scheduler.pools.base import PooledUnit, SplitPrice
-from global_scheduler.queueing.waiting import RequestClass, Waiting
+from global_scheduler.queueing.waiting import CLASSES, RequestClass, Waiting
 
-TYPICAL_GOALS_S: Mapping[RequestClass, float] = {"short": 1.0, "long": 10.0}
-"""For the TTFT of requests that name no goal."""
+TYPICAL_GOAL_S = 1.0
+TYPICAL_TOKENS_PER_S = 1_000.0
+"""For the TTFT of requests that name no goal: so long, and as long as so fast a prefill takes."""
+MAX_WAITING = 32
+"""Requests of a class that are asked about, for each unit: the first ones."""
+MAX_EXPECTED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,30 @@ class Load:
 
 Shares = Mapping[str, Sequence[Waiting]]
 """By unit: the requests it would get, first one first."""
+ClassOf = Callable[[Waiting], RequestClass]
+
+
+def upcoming(
+    waiting: Sequence[Waiting],
+    recent: Sequence[Waiting],
+    class_of: ClassOf,
+    *,
+    horizon_s: float,
+    num_units: int,
+) -> list[Waiting]:
+    """What waits, in the order in which it would leave, then what is expected, by arrival.
+
+    What arrived within the last ``horizon_s`` (``recent``) is expected to arrive again. Both
+    arguments are by arrival.
+    """
+    found: list[Waiting] = []
+    for request_class in CLASSES:
+        of_class = [one for one in waiting if class_of(one) == request_class]
+        found += of_class[: MAX_WAITING * num_units]
+    for one in recent[: MAX_EXPECTED * num_units]:
+        arrives_s = one.arrived_s + horizon_s
+        found.append(replace(one, request_id=f"expected-{one.request_id}", arrived_s=arrives_s))
+    return found
 
 
 def split_of(units: Sequence[PooledUnit], num_long: int) -> dict[str, RequestClass]:
@@ -40,22 +68,16 @@ def split_of(units: Sequence[PooledUnit], num_long: int) -> dict[str, RequestCla
 
 
 def plan(
-    loads: Sequence[Load],
-    num_long: int,
-    requests: Sequence[Waiting],
-    class_of: Callable[[Waiting], RequestClass],
+    loads: Sequence[Load], num_long: int, requests: Sequence[Waiting], class_of: ClassOf
 ) -> Shares:
     """Shares of requests, which are in the order in which they would leave.
 
-    Each goes to the unit of its pool with the least to do. Requests of a class without a unit come
-    after the others' on the units of the other pool, as if stolen.
+    Each goes to the unit of its pool with the least to do, or of all units if the pool is empty.
     """
     pools = split_of([load.unit for load in loads], num_long)
     tokens = {load.unit.name: load.num_outstanding_tokens for load in loads}
     shares: dict[str, list[Waiting]] = {load.unit.name: [] for load in loads}
-    own = [one for one in requests if class_of(one) in pools.values()]
-    others = [one for one in requests if class_of(one) not in pools.values()]
-    for one in (*own, *others):
+    for one in requests:
         able = [unit for unit, pool in pools.items() if pool == class_of(one)] or list(pools)
         unit = min(able, key=lambda name: (tokens[name], name))
         shares[unit].append(one)
@@ -68,23 +90,16 @@ class ShareForecast:
     """A sidecar's answer to one share."""
 
     ttft_s: Sequence[float]
-    """Of each request, from now."""
+    """Of each request, from now, if all of them came now."""
     drain_s: float
     num_slo_broken: int = 0
     """Requests that the unit has already and that would newly miss a goal."""
 
 
 def price(
-    shares: Shares,
-    forecasts: Mapping[str, ShareForecast],
-    class_of: Callable[[Waiting], RequestClass],
-    now_s: float,
+    shares: Shares, forecasts: Mapping[str, ShareForecast], class_of: ClassOf, now_s: float
 ) -> SplitPrice:
-    """The sum over units; those that would get nothing need no forecast.
-
-    Requests that are expected to arrive have ``arrived_s`` in the future. What the engine has not
-    got yet it cannot be late with, so their TTFT is what is left of it then.
-    """
+    """The sum over units; those that would get nothing need no forecast."""
     missed: dict[RequestClass, int] = {"short": 0, "long": 0}
     lateness = drain_s = 0.0
     for unit, share in shares.items():
@@ -93,11 +108,28 @@ def price(
         forecast = forecasts[unit]
         drain_s = max(drain_s, forecast.drain_s)
         missed["short"] += forecast.num_slo_broken
-        for one, ttft_s in zip(share, forecast.ttft_s, strict=True):
-            its_class = class_of(one)
-            goal_s = one.ttft_goal_s or TYPICAL_GOALS_S[its_class]
-            used = max(0.0, now_s + ttft_s - one.arrived_s) / goal_s
-            missed[its_class] += used > 1.0
+        for one, ttft_s in zip(share, _ttfts_s(share, forecast, now_s), strict=True):
+            used = ttft_s / _goal_s(one)
+            missed[class_of(one)] += used > 1.0
             lateness += min(1.0, used)
     num_requests = sum(map(len, shares.values()))
     return SplitPrice(num_requests, missed["short"], missed["long"], drain_s, lateness)
+
+
+def _ttfts_s(share: Sequence[Waiting], forecast: ShareForecast, now_s: float) -> Iterator[float]:
+    """Since each request's arrival, which may be still to come.
+
+    The forecast has all of them come at once. How much later a request gets its first token than
+    the one before it is the work it adds; it can begin when both it and its turn have come.
+    """
+    foretold_s = free_s = 0.0
+    for one, ttft_s in zip(share, forecast.ttft_s, strict=True):
+        work_s = max(0.0, ttft_s - foretold_s)
+        foretold_s += work_s
+        free_s = max(free_s, one.arrived_s - now_s) + work_s
+        yield now_s + free_s - one.arrived_s
+
+
+def _goal_s(one: Waiting) -> float:
+    """Not by class: a threshold must not look better for calling more requests long."""
+    return one.ttft_goal_s or TYPICAL_GOAL_S + one.num_prompt_tokens / TYPICAL_TOKENS_PER_S

@@ -17,7 +17,7 @@ class QhapLimits:
     """And below which a long unit becomes short."""
     min_short: int = 1
     min_long: int = 0
-    """The seed keeps none, so that a lone long request can only be stolen."""
+    """The seed keeps none: a lone long request can then only be stolen."""
     cooldown_s: float = 5.0
 
 
@@ -41,7 +41,7 @@ class Qhap:
         return move
 
     def _wanted(self, situation: PoolSituation) -> Move | None:
-        limits, waiting = self._limits, situation.queue_long
+        limits, waiting = self._limits, situation.demand.queue_long
         short, long = situation.of("short"), situation.of("long")
         if waiting > limits.scale_up_above and len(short) > limits.min_short:
             reason = f"queue_long {waiting} > {limits.scale_up_above}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from global_scheduler.pools.base import (
     Controller,
+    Demand,
     Move,
     PooledUnit,
     PoolSituation,
@@ -25,6 +27,7 @@ from global_scheduler.pools.stealing import (
     rasp,
     worth_asking,
 )
+from global_scheduler.queueing.waiting import RequestClass
 
 
 def units(num_short: int, num_long: int) -> list[PooledUnit]:
@@ -37,10 +40,13 @@ def situation(
     num_short: int,
     num_long: int,
     queue_long: int,
-    prices: dict[int, SplitPrice] | None = None,
+    prices: Mapping[int, SplitPrice] | None = None,
+    *,
+    num_expected_long: int = 1,
 ) -> PoolSituation:
     """A moment."""
-    return PoolSituation(units(num_short, num_long), 0, queue_long, prices or {})
+    demand = Demand(0, queue_long, num_expected_long, prices)
+    return PoolSituation(units(num_short, num_long), demand)
 
 
 def trace(
@@ -51,7 +57,7 @@ def trace(
     moves = []
     for now_s, waiting in queue_long:
         fleet = [PooledUnit(name, pool, 0) for name, pool in pools.items()]  # type: ignore[arg-type]
-        move = controller.decide(PoolSituation(fleet, 0, waiting, {}), now_s)
+        move = controller.decide(PoolSituation(fleet, Demand(0, waiting)), now_s)
         if move is not None:
             pools[move.unit] = move.to
             moves.append((now_s, f"{move.unit} {move.to}"))
@@ -97,9 +103,7 @@ def test_qhap_keeps_long_units_if_told() -> None:
     assert Qhap(QhapLimits(min_long=1)).decide(situation(3, 1, 0), 0.0) is None
 
 
-@given(
-    st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 40)), max_size=60), st.integers(1, 6)
-)
+@given(st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 40)), max_size=60), st.integers(1, 6))
 def test_qhap_guards(steps: list[tuple[float, int]], num_units: int) -> None:
     """Under any queue: one short unit at least, and five seconds between moves."""
     now_s, waits = 0.0, []
@@ -112,7 +116,7 @@ def test_qhap_guards(steps: list[tuple[float, int]], num_units: int) -> None:
         num_short += 1 if move.endswith("short") else -1
         assert 1 <= num_short <= num_units
     times = [time for time, _ in moves]
-    assert all(b - a >= 5.0 for a, b in zip(times, times[1:], strict=False))
+    assert all(b - a >= 5.0 for a, b in itertools.pairwise(times))
 
 
 def priced(*missed: int) -> dict[int, SplitPrice]:
@@ -126,14 +130,15 @@ def test_a_move_must_seem_right_twice() -> None:
     seen = situation(3, 0, 0, priced(9, 7, 2))
     assert controller.decide(seen, 0.0) is None
     move = controller.decide(seen, 1.0)
+    assert move is not None
     assert (move.unit, move.to) == ("s2", "long")
     assert "2 long units would cost 2.0, 0 9.0" in move.reason
 
 
 def test_small_gains_move_nothing() -> None:
-    """A goal is what a move costs, and a tenth of the present price must be gained."""
+    """A move costs something, and a tenth of the present price must be gained."""
     for missed in ((3, 2, 3), (100, 91, 95)):
-        controller = Predictive(PredictiveLimits(), Static())
+        controller = Predictive(PredictiveLimits(move_cost=1.0), Static())
         assert [controller.decide(situation(3, 0, 0, priced(*missed)), t) for t in (0.0, 1.0)] == [
             None,
             None,
@@ -157,18 +162,69 @@ def test_forecasts_respect_the_guardrails_too() -> None:
 
 
 def test_without_prices_another_rule_decides() -> None:
-    """No sidecar answers: Q-HAP, whose limits do not need them."""
+    """No sidecar answers: Q-HAP, whose limits do not need them, at once."""
     controller = Predictive(PredictiveLimits(), Qhap(QhapLimits()))
-    assert controller.decide(situation(2, 0, 11), 0.0) == Move("s1", "long", "queue_long 11 > 10")
+    reason = "no prices, as qhap: queue_long 11 > 10"
+    assert controller.decide(situation(2, 0, 11, {}), 0.0) == Move("s1", "long", reason)
+    assert controller.decide(situation(2, 0, 11, {1: SplitPrice(9, 0, 0, 0.0)}), 1.0) is None
 
 
-@pytest.mark.parametrize("pool", ["short", "long"])
-@pytest.mark.parametrize("num_own_waiting", [0, 1])
-@pytest.mark.parametrize("idle_s", [0.0, 2.0, 2.1])
-def test_rasp_if_and_only_if(pool: str, num_own_waiting: int, idle_s: float) -> None:
+def test_nobody_asked_is_not_nobody_answered() -> None:
+    """There is nothing to serve: no rule moves a unit."""
+    controller = Predictive(PredictiveLimits(), Qhap(QhapLimits()))
+    assert [controller.decide(situation(2, 1, 0, None), float(t)) for t in range(9)] == [None] * 9
+
+
+def test_long_units_without_long_requests_are_given_back() -> None:
+    """One by one, whatever prices say; not while one may come soon."""
+    controller = Predictive(PredictiveLimits(), Static())
+    moves = []
+    num_long = 2
+    for second in range(9):
+        expected = second < 2
+        seen = situation(1, num_long, 0, priced(5, 5, 5), num_expected_long=expected)
+        move = controller.decide(seen, float(second))
+        if move is not None:
+            num_long -= 1
+            moves.append((second, f"{move.unit} {move.to}: {move.reason}"))
+    assert moves == [
+        (3, "l1 short: no long request waits or is expected"),
+        (5, "l0 short: no long request waits or is expected"),
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=6),
+    st.data(),
+)
+def test_constant_prices_move_units_one_way_only(
+    missed: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    """Towards one split and no further, from wherever they begin."""
+    prices = {n: SplitPrice(99, short, long, 1.0) for n, (short, long) in enumerate(missed)}
+    num_units, controller = len(missed), Predictive(PredictiveLimits(), Static())
+    num_long = data.draw(st.integers(0, num_units - 1))
+    steps = []
+    for second in range(60):
+        move = controller.decide(
+            situation(num_units - num_long, num_long, 1, prices), float(second)
+        )
+        if move is not None:
+            steps.append(1 if move.to == "long" else -1)
+            num_long += steps[-1]
+            assert 0 <= num_long < num_units
+    assert len(set(steps)) <= 1
+
+
+@given(
+    st.sampled_from(["short", "long"]),
+    st.integers(0, 3),
+    st.one_of(st.floats(0.0, 10.0), st.sampled_from([2.0, 2.0000001, float("inf")])),
+)
+def test_rasp_if_and_only_if(pool: RequestClass, num_own_waiting: int, idle_s: float) -> None:
     """A short unit, nothing of its own waits, idle for more than two seconds: all three."""
     allowed = pool == "short" and num_own_waiting == 0 and idle_s > 2.0
-    assert rasp(StealSituation(pool, idle_s, num_own_waiting)) == allowed  # type: ignore[arg-type]
+    assert rasp(StealSituation(pool, idle_s, num_own_waiting)) == allowed
 
 
 def test_what_a_forecast_allows() -> None:
