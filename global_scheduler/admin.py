@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hmac
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
+from global_scheduler.admission import Headroom, Miss
 from global_scheduler.decisions import CAPACITY, DecisionLog
 from global_scheduler.dispatch import Routing
 from global_scheduler.errors import Forbidden, Unauthorized
@@ -35,6 +37,9 @@ class RoutingIn(BaseModel):
 
     policy: PolicyName | None = None
     num_query_predictors: NonNegativeInt | None = None
+    slo_miss: Miss | None = None
+    shed_below: int | None = None
+    slo_headroom: Headroom | None = None
 
 
 def require_token(token: str | None, *, is_loopback: bool) -> Any:
@@ -115,6 +120,13 @@ def _add_routing(router: APIRouter, routing: Routing, log: DecisionLog) -> None:
             routing.policy = POLICIES[body.policy]
         if body.num_query_predictors is not None:
             routing.num_query_predictors = body.num_query_predictors
+        given = {
+            "miss": body.slo_miss,
+            "shed_below": body.shed_below,
+            "headroom": body.slo_headroom,
+        }
+        changed = {name: value for name, value in given.items() if value is not None}
+        routing.goals = replace(routing.goals, **changed)  # type: ignore[arg-type]
         return _routing_out(routing)
 
     @router.get("/decisions")
@@ -143,5 +155,8 @@ def _routing_out(routing: Routing) -> dict[str, Any]:
     return {
         "policy": routing.policy.name,
         "num_query_predictors": routing.num_query_predictors,
+        "slo_miss": routing.goals.miss,
+        "shed_below": routing.goals.shed_below,
+        "slo_headroom": routing.goals.headroom,
         "policies": list(POLICIES),
     }

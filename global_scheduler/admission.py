@@ -43,6 +43,8 @@ class Admission:
     verdict: Verdict
     units: tuple[str, ...]
     meets_goals: bool
+    num_able: int = 0
+    """Units that are predicted to meet the goals, where there are any."""
 
 
 def admit(
@@ -57,11 +59,12 @@ def admit(
         return Admission("send", units, meets_goals=True)
     spare = {forecast.unit: headroom(waiting, forecast, now_s) for forecast in forecasts}
     able = [unit for unit in units if spare[unit] >= 0.0]
+    num_able = len(able)
     if able:
         if rules.headroom != "policy":
             pick = min if rules.headroom == "least" else max
             able = [pick(able, key=lambda unit: (spare[unit], unit))]
-        return Admission("send", tuple(able), meets_goals=True)
+        return Admission("send", tuple(able), meets_goals=True, num_able=num_able)
     if rules.miss == "shed" and waiting.importance < rules.shed_below:
         return Admission("shed", (), meets_goals=False)
     if rules.miss == "wait" and now_s < waiting.deadline_s < float("inf"):

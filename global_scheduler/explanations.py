@@ -22,8 +22,10 @@ def reason_of(
     parts = [f"{policy} of {len(candidates)} {kind} with room"]
     if not admission.meets_goals:
         parts.append("none is predicted to meet the goals")
-    elif 0 < len(admission.units) < len(candidates):
-        parts.append(f"{len(admission.units)} of them predicted to meet the goals")
+    elif admission.num_able:
+        parts.append(f"{admission.num_able} of them predicted to meet the goals")
+    if choice.reason:
+        parts.append(choice.reason)
     if choice.fallback is not None:
         parts.append(f"predictions missing, {choice.fallback} in their place")
     if choice.is_exploration:
@@ -43,4 +45,5 @@ def view_of(candidate: Candidate, waited_ms: float) -> CandidateView:
         state_source=prediction.state_source if prediction else None,
         state_age_ms=prediction.state_age_ms if prediction else None,
         num_outstanding=candidate.num_outstanding,
+        num_cached_tokens=candidate.num_cached_tokens,
     )
