@@ -48,14 +48,14 @@ class Ticket:
     units: tuple[str, ...]
     """Names, sorted."""
     is_stolen: bool = False
-    """These units are of the other pool."""
+    """Its one unit is of the other pool."""
     number: int = 0
     """Of its arrival."""
     num_overtaken: int = 0
 
 
 MaySteal = Callable[[Room], bool]
-"""Whether a unit with room may take a request of the other pool's class now."""
+"""Whether a unit with room may take one request of the other pool's class now."""
 MOST_USERS = 10_000
 """Whose last turn is remembered."""
 
@@ -121,19 +121,20 @@ class Holding:
     def grants(self, view: QueueView, rooms: Sequence[Room], may_steal: MaySteal) -> list[Ticket]:
         """Tickets for all that can leave now; short requests first, own pools before stealing."""
         granted: list[Ticket] = []
-        for is_stolen in (False, True):
-            for request_class in CLASSES:
-                able = [
-                    room
-                    for room in rooms
-                    if room.free
-                    and (room.pool not in (None, request_class)) == is_stolen
-                    and (not is_stolen or may_steal(room))
-                ]
-                for (model, its_class), queue in list(self._queues.items()):
-                    if its_class == request_class and len(queue):
-                        serving = [room for room in able if model in room.models]
-                        granted += self._leave(queue, request_class, view, serving, is_stolen)
+        with_room = [room for room in rooms if room.free]
+        for request_class in CLASSES:
+            own = [room for room in with_room if room.pool in (None, request_class)]
+            granted += self._leave_all(request_class, view, own, is_stolen=False)
+        for request_class in CLASSES:
+            for room in with_room:
+                if (
+                    room.pool not in (None, request_class)
+                    and self.num_waiting(request_class, room.models)
+                    and may_steal(room)
+                ):
+                    # What allows it is true of this unit, and before it has stolen anything.
+                    one_place = replace(room, limit=room.active + 1)
+                    granted += self._leave_all(request_class, view, [one_place], is_stolen=True)
         return granted
 
     def placed(self, request_id: str) -> None:
@@ -182,6 +183,22 @@ class Holding:
             self._queues = {k: queue for k, queue in self._queues.items() if len(queue)}
             self._queues[key] = ClassQueue(self._max_overtakes)
         return self._queues[key]
+
+    def _leave_all(
+        self,
+        request_class: RequestClass,
+        view: QueueView,
+        rooms: Sequence[Room],
+        *,
+        is_stolen: bool,
+    ) -> list[Ticket]:
+        """Tickets from the queues of a class to these units."""
+        left: list[Ticket] = []
+        for (model, its_class), queue in list(self._queues.items()):
+            if its_class == request_class and len(queue):
+                serving = [room for room in rooms if model in room.models]
+                left += self._leave(queue, request_class, view, serving, is_stolen)
+        return left
 
     def _leave(
         self,

@@ -73,6 +73,19 @@ def test_stealing_comes_last() -> None:
     ]
 
 
+def test_a_unit_steals_one_request_at_a_time() -> None:
+    """What allowed it, that the unit was idle for example, is no longer true after that."""
+    queues = holding()
+    for number in range(5):
+        queues.put(request(f"b{number}"), "long")
+    rooms = [room("s", "short", limit=8), room("t", "short", limit=8)]
+    assert granted(queues, *rooms, may_steal=True) == {"b0": ("s",), "b1": ("t",)}
+    assert granted(queues, *rooms, may_steal=True) == {}
+    queues.placed("b0")
+    rooms[0] = room("s", "short", limit=8, active=1)
+    assert granted(queues, *rooms, may_steal=True) == {"b2": ("s",)}
+
+
 def test_a_failed_attempt_keeps_its_place() -> None:
     """And is not given the unit that failed again."""
     queues = holding()
