@@ -181,8 +181,11 @@ class LateBinding:
             self._metrics.rejected("queue_timeout", self.classifier.class_of(waiting))
             message = f"no unit had room within {self.holding.max_age_s:g} s"
             self._fail(waiting, TooManyRequests(message, "queue_timeout", self.drain_s()))
+        eligible: dict[str, set[str]] = {}
         for waiting in self.holding.waiting():
-            if self._could_go(waiting):
+            if waiting.model not in eligible:
+                eligible[waiting.model] = {u.name for u in self._units.eligible(waiting.model)}
+            if not eligible[waiting.model] <= waiting.tried:
                 self._hopeless_since_s.pop(waiting.request_id, None)
                 continue
             since_s = self._hopeless_since_s.setdefault(waiting.request_id, now_s)
@@ -190,10 +193,6 @@ class LateBinding:
                 self.holding.withdraw(waiting.request_id)
                 message = f"no unit can take a request for {waiting.model!r} now"
                 self._fail(waiting, NoUnitAvailable(message, code="no_unit"))
-
-    def _could_go(self, waiting: Waiting) -> bool:
-        """Whether some unit would do, if only it had room."""
-        return any(unit.name not in waiting.tried for unit in self._units.eligible(waiting.model))
 
     def _fail(self, waiting: Waiting, error: TooManyRequests | NoUnitAvailable) -> None:
         future = self._expected[waiting.request_id]

@@ -212,6 +212,8 @@ class Holding:
         left: list[Ticket] = []
         while len(queue):
             doors = _Doors(serving, list(self._held.values()), view.now_s)
+            if not doors.units_for(frozenset()):
+                break
             seen = replace(view, last_served=self._last_served)
             chosen = queue.next(self.order, seen, doors.are_open_to)
             if chosen is None:
