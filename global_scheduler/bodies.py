@@ -49,7 +49,7 @@ class _ChatBody(_Body):
 
 
 LONGEST_USER = 256
-MOST_BEGINNING = 1_024
+MOST_BEGINNING = 256
 """Characters by which prompts that begin alike are told."""
 MOST_CONTEXT_CHARACTERS = 16_000
 """No length estimator reads beyond so many characters of context."""
@@ -86,7 +86,7 @@ class GenerationRequest:
     """What the engine makes of it: one, unless it has several prompts or asks for ``n`` answers."""
     said: Said
     prompt: str | tuple[int, ...] = ""
-    """The first prompt as one sequence: text (tools, roles and all) or token ids."""
+    """As one sequence: text (tools, roles and all) or token ids; empty if there are several."""
     beginning: str = ""
     """Its first characters, of a chat up to the end of the user's first message at most, so that it
     stays the same as a conversation goes on."""
@@ -116,14 +116,15 @@ def parse_completion(body: bytes) -> GenerationRequest:
     parsed = _decode(_completion_decoder, body)
     if parsed.prompt is None:
         raise BadRequest("you must provide a prompt", param="prompt")
-    prompt = [parsed.prompt] if isinstance(parsed.prompt, str) else parsed.prompt
+    given = parsed.prompt
+    prompt: list[int | str | list[int]] = [given] if isinstance(given, str) else given
     texts = tuple(item for item in prompt if isinstance(item, str))
     num_ids = sum(
         len(item) if isinstance(item, list) else 1 for item in prompt if not isinstance(item, str)
     )
     num_lists = sum(isinstance(item, list) for item in prompt)
     text = max(texts, key=len, default="")
-    first = _first_of(prompt)
+    only = _only_one(prompt)
     return _request(
         parsed,
         texts,
@@ -131,8 +132,8 @@ def parse_completion(body: bytes) -> GenerationRequest:
         num_messages=0,
         num_prompts=max(1, len(texts) + num_lists),
         said=Said(text, opening=text),
-        prompt=first,
-        beginning=str(first[:MOST_BEGINNING]),
+        prompt=only,
+        beginning=str(only[:MOST_BEGINNING]) if only else "",
     )
 
 
@@ -162,12 +163,12 @@ def parse_chat(body: bytes) -> GenerationRequest:
     )
 
 
-def _first_of(prompt: list[int | str | list[int]]) -> str | tuple[int, ...]:
-    """Of several prompts the first; loose token ids are one prompt together."""
-    first = next(iter(prompt), "")
-    if isinstance(first, int):
+def _only_one(prompt: list[int | str | list[int]]) -> str | tuple[int, ...]:
+    """The prompt, if it is one; loose token ids are one together."""
+    if prompt and isinstance(prompt[0], int):
         return tuple([item for item in prompt if isinstance(item, int)])
-    return first if isinstance(first, str) else tuple(first)
+    (only,) = prompt if len(prompt) == 1 else ("",)
+    return only if isinstance(only, str) else tuple(only) if isinstance(only, list) else ""
 
 
 def _text_of(message: _Message) -> str:

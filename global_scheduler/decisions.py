@@ -23,6 +23,8 @@ class CandidateView(msgspec.Struct, kw_only=True):
     state_source: str | None
     state_age_ms: float | None
     num_outstanding: int
+    num_cached_tokens: int = 0
+    """Prompt tokens that its prefix cache was taken to hold."""
 
 
 class Decision(msgspec.Struct, kw_only=True):

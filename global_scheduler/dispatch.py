@@ -14,7 +14,12 @@ from global_scheduler.job import Job
 from global_scheduler.ledger import InFlight, Ledger
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.policies import Policy
-from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
+from global_scheduler.policies.base import (
+    FIRST_PREFILL_TOKENS_PER_S,
+    Candidate,
+    Choice,
+    RoutedRequest,
+)
 from global_scheduler.predictions import Answer, PredictionClient
 from global_scheduler.queueing.holding import Ticket
 from global_scheduler.queueing.waiting import Waiting
@@ -79,11 +84,17 @@ class Dispatcher:
         """
         started_s = self._clock()
         policy = self.routing.policy
-        units = self._drawn(self._with_room(job, ticket, limit_of))
+        units = self._with_room(job, ticket, limit_of)
         answers: dict[str, Answer] = {}
         if policy.needs != "nothing" or job.slo is not None:
+            units = self._drawn(units)
             simulate = policy.needs == "simulation" or job.slo is not None
-            answers = await self._predictions.ask(units, job.question(), simulate=simulate)
+            answers = await self._predictions.ask(
+                units,
+                job.question(),
+                simulate=simulate,
+                num_cached_tokens={unit.name: _num_cached_tokens(unit, job) for unit in units},
+            )
             # Units may have filled up, failed or been drained while sidecars were asked.
             able = self._with_room(job, ticket, limit_of)
             units = [unit for unit in units if unit in able] or able
@@ -91,13 +102,14 @@ class Dispatcher:
         now_s = self._clock()
         if not units:
             return Postponed(now_s)
-        candidates = [self._candidate(unit, answers.get(unit.name)) for unit in units]
+        candidates = [
+            self._candidate(unit, job, limit_of(unit), answers.get(unit.name)) for unit in units
+        ]
         admission = self._admit(ticket.waiting, candidates, started_s)
         if admission.verdict == "wait":
             return Postponed(now_s + POSTPONED_S)
         allowed = [c for c in candidates if c.unit in admission.units] or candidates
-        request = RoutedRequest(job.request_id, job.num_prompt_tokens, job.length.mean_tokens)
-        choice = policy.choose(request, allowed, self._turn, self._rng)
+        choice = policy.choose(_routed(job), allowed, self._turn, self._rng)
         self._turn += 1
         decision = self._record(job, ticket, policy.name, choice, candidates, admission, started_s)
         chosen = next(unit for unit in units if unit.name == choice.unit)
@@ -163,19 +175,25 @@ class Dispatcher:
             return units
         return sorted(self._rng.sample(units, k), key=lambda unit: unit.name)
 
-    def _candidate(self, unit: Unit, answer: Answer | None) -> Candidate:
+    def _candidate(self, unit: Unit, job: Job, limit: int, answer: Answer | None) -> Candidate:
         prediction = None
         if answer is not None:
             prediction = self._ledger.correct(answer.prediction, unit, answer.asked_at_s)
+            unit.prefixes.resize(prediction.kv_blocks_total)
         return Candidate(
             unit.name,
             prediction,
             len(unit.outstanding),
             round(unit.num_outstanding_tokens),
             idle_s=self._clock() - unit.last_sent_s,
+            concurrency_limit=limit,
+            num_cached_tokens=_num_cached_tokens(unit, job),
+            num_uncached_tokens_in_flight=unit.num_uncached_tokens,
+            prefill_tokens_per_s=unit.peak_prefill_tokens_per_s or FIRST_PREFILL_TOKENS_PER_S,
         )
 
     def _enter(self, job: Job, unit: Unit, candidates: list[Candidate]) -> None:
+        candidate = next(c for c in candidates if c.unit == unit.name)
         entry = InFlight(
             job.request_id,
             unit.name,
@@ -183,13 +201,15 @@ class Dispatcher:
             job.length.mean_tokens,
             job.priority,
             self._clock(),
-            next(c.prediction for c in candidates if c.unit == unit.name),
+            candidate.prediction,
             quantiles=job.told_quantiles(),
             max_tokens=job.max_tokens,
             slo=job.slo,
             is_streamed=job.is_streamed,
+            num_cached_tokens=candidate.num_cached_tokens,
         )
         self._ledger.sent(unit, entry)
+        unit.prefixes.sent(job.prefix)
 
     def _record(
         self,
@@ -229,3 +249,18 @@ class Dispatcher:
         )
         self._log.add(decision)
         return decision
+
+
+def _num_cached_tokens(unit: Unit, job: Job) -> int:
+    return unit.prefixes.num_cached_tokens(job.prefix, job.num_prompt_tokens)
+
+
+def _routed(job: Job) -> RoutedRequest:
+    return RoutedRequest(
+        job.request_id,
+        job.num_prompt_tokens,
+        job.length.mean_tokens,
+        user=job.user,
+        session_id=job.session_id,
+        opening=job.prefix.opening,
+    )

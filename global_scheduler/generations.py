@@ -20,6 +20,7 @@ from global_scheduler.length_metrics import typical_tokens
 from global_scheduler.lengths import Lengths
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
+from global_scheduler.prefixes import prefix_of
 from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.relay import Relayed, relay_stream, relay_whole
 from global_scheduler.slo import GoalDefaults, read_slo
@@ -111,6 +112,7 @@ class Generations:
             importance=importance,
             user=request.user,
             session_id=session_of(exchange.header),
+            prefix=prefix_of(model, request),
             is_streamed=request.stream,
             slo=slo,
         )
@@ -207,7 +209,7 @@ class Generations:
                 ours,
                 may_retry=may_retry,
                 clock=self._clock,
-                on_tokens=lambda count: self._ledger.streamed(request_id, count),
+                on_tokens=lambda count: self._ledger.streamed(unit, request_id, count),
             )
 
 

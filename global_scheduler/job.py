@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from global_scheduler.prefixes import Prefix
 from global_scheduler.queueing.waiting import Waiting
 from wire.length import LengthEstimate, LengthQuestion
 from wire.prediction import PredictRequest, Slo
@@ -32,6 +33,7 @@ class Job:
     user: str
     """Whose request it is, for fair turns and affinity; empty if nobody says."""
     session_id: str
+    prefix: Prefix
     is_streamed: bool
     slo: Slo | None = None
 

@@ -34,7 +34,16 @@ class InFlight:
     """That have streamed back."""
     first_token_at_s: float | None = None
 
+    @property
+    def num_uncached_tokens(self) -> int:
+        """Prompt tokens that the unit has to compute."""
+        return max(0, self.num_prompt_tokens - self.num_cached_tokens)
 
+
+FEWEST_PREFILL_TOKENS = 256
+"""Of a prompt that tells how fast a unit computes prompts at its best."""
+PEAK_FADES_TO = 0.99
+"""With each such prompt, so that a rate that was too good to be true is lived down."""
 _FROM_NOW = (
     *("queue_ms", "ttft_ms", "ttft_p50_ms", "ttft_p90_ms"),
     *("e2e_ms", "e2e_p50_ms", "e2e_p90_ms"),
@@ -62,19 +71,24 @@ class Ledger:
         unit.outstanding.add(entry.request_id)
         unit.last_sent_s = entry.sent_at_s
         unit.num_outstanding_tokens += entry.num_prompt_tokens + entry.expected_output_tokens
+        unit.num_uncached_tokens += entry.num_uncached_tokens
 
-    def streamed(self, request_id: str, num_output_tokens: int) -> None:
+    def streamed(self, unit: Unit, request_id: str, num_output_tokens: int) -> None:
         """So many tokens have come back; the first of them ends the request's prefill."""
         entry = self._entries[request_id]
         entry.num_output_tokens = num_output_tokens
         if entry.first_token_at_s is None:
             entry.first_token_at_s = self._clock()
+            unit.num_uncached_tokens -= entry.num_uncached_tokens
+            _learn_prefill_rate(unit, entry, entry.first_token_at_s - entry.sent_at_s)
 
     def ended(self, unit: Unit, request_id: str) -> None:
         """The request is over, well or not."""
         entry = self._entries.pop(request_id)
         unit.outstanding.discard(request_id)
         unit.last_ended_s = self._clock()
+        if entry.first_token_at_s is None:
+            unit.num_uncached_tokens -= entry.num_uncached_tokens
         unit.num_outstanding_tokens -= entry.num_prompt_tokens + entry.expected_output_tokens
 
     def on_unit(self, unit: Unit) -> list[InFlight]:
@@ -107,6 +121,13 @@ class Ledger:
             num_waiting=prediction.num_waiting + len(later),
             num_unprocessed_tokens=prediction.num_unprocessed_tokens + round(num_tokens),
         )
+
+
+def _learn_prefill_rate(unit: Unit, entry: InFlight, ttft_s: float) -> None:
+    """The best rate is met by a prompt that did not have to wait for others."""
+    if entry.num_uncached_tokens >= FEWEST_PREFILL_TOKENS and ttft_s > 0:
+        faded = PEAK_FADES_TO * (unit.peak_prefill_tokens_per_s or 0.0)
+        unit.peak_prefill_tokens_per_s = max(faded, entry.num_uncached_tokens / ttft_s)
 
 
 def _sent_request(entry: InFlight, now_s: float) -> SentRequest:

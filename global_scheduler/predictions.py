@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
@@ -25,6 +27,7 @@ MISSES_TO_PAUSE = 3
 one does not cost every request the whole deadline."""
 PAUSE_S = 1.0
 LARGEST_ANSWER_BYTES = 4 << 20
+NOTHING_CACHED: Mapping[str, int] = MappingProxyType({})
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(PredictBatchResponse)
@@ -40,6 +43,13 @@ class Answer:
 
 class NoAnswer(Exception):
     """The sidecar did not give a usable answer; the message is the reason."""
+
+
+class _Kind(NamedTuple):
+    """What is asked for. Questions of different kinds do not share a call."""
+
+    simulate: bool
+    cost_to_others: bool
 
 
 @dataclass(slots=True)
@@ -78,18 +88,29 @@ class PredictionClient:
         self._clock = clock
         self._deadline_s = deadline_s
         self._window_s = window_s
-        self._mailboxes: dict[tuple[str, bool], _Mailbox] = {}
+        self._mailboxes: dict[tuple[str, _Kind], _Mailbox] = {}
         self._calls: set[asyncio.Task[None]] = set()
 
     async def ask(
-        self, units: Sequence[Unit], question: PredictRequest, *, simulate: bool
+        self,
+        units: Sequence[Unit],
+        question: PredictRequest,
+        *,
+        simulate: bool,
+        num_cached_tokens: Mapping[str, int] = NOTHING_CACHED,
+        cost_to_others: bool = False,
     ) -> dict[str, Answer]:
-        """The answers that came before the deadline, by unit name."""
-        futures = {
-            unit.name: future
-            for unit in units
-            if (future := self._post(unit, question, simulate)) is not None
-        }
+        """The answers that came before the deadline, by unit name.
+
+        Each unit is asked with the prompt tokens that its own prefix cache holds.
+        """
+        kind = _Kind(simulate, cost_to_others)
+        futures = {}
+        for unit in units:
+            its_question = _with_cached(question, num_cached_tokens.get(unit.name, 0))
+            future = self._post(unit, its_question, kind)
+            if future is not None:
+                futures[unit.name] = future
         if not futures:
             return {}
         try:
@@ -121,11 +142,11 @@ class PredictionClient:
         return True
 
     def _post(
-        self, unit: Unit, question: PredictRequest, simulate: bool
+        self, unit: Unit, question: PredictRequest, kind: _Kind
     ) -> asyncio.Future[Answer] | None:
         if unit.predictor_url is None:
             return None
-        mailbox = self._mailboxes.setdefault((unit.name, simulate), _Mailbox())
+        mailbox = self._mailboxes.setdefault((unit.name, kind), _Mailbox())
         now_s = self._clock()
         if now_s < mailbox.paused_until_s:
             self._metrics.prediction_missing(unit.name, "paused")
@@ -136,16 +157,16 @@ class PredictionClient:
         if not mailbox.flush_scheduled:
             mailbox.flush_scheduled = True
             wait_s = mailbox.last_call_s + self._window_s - now_s
-            loop.call_later(max(0.0, wait_s), self._flush, unit, mailbox, simulate)
+            loop.call_later(max(0.0, wait_s), self._flush, unit, mailbox, kind)
         return future
 
-    def _flush(self, unit: Unit, mailbox: _Mailbox, simulate: bool) -> None:
+    def _flush(self, unit: Unit, mailbox: _Mailbox, kind: _Kind) -> None:
         questions = [(q, future) for q, future in mailbox.questions if not future.done()]
         mailbox.questions, mailbox.flush_scheduled = [], False
         if not questions:
             return
         mailbox.last_call_s = self._clock()
-        call = asyncio.ensure_future(self._call(unit, mailbox, questions, simulate))
+        call = asyncio.ensure_future(self._call(unit, mailbox, questions, kind))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
 
@@ -154,11 +175,11 @@ class PredictionClient:
         unit: Unit,
         mailbox: _Mailbox,
         questions: list[tuple[PredictRequest, asyncio.Future[Answer]]],
-        simulate: bool,
+        kind: _Kind,
     ) -> None:
         asked_at_s = self._clock()
         try:
-            predictions = await self._fetch(unit, [question for question, _ in questions], simulate)
+            predictions = await self._fetch(unit, [question for question, _ in questions], kind)
         except NoAnswer as reason:
             self._missed(mailbox)
             for _, future in questions:
@@ -176,14 +197,14 @@ class PredictionClient:
             mailbox.paused_until_s = self._clock() + PAUSE_S
 
     async def _fetch(
-        self, unit: Unit, questions: list[PredictRequest], simulate: bool
+        self, unit: Unit, questions: list[PredictRequest], kind: _Kind
     ) -> list[Prediction]:
         ended = self._outcomes.take(unit.name)
         body = PredictBatchRequest(
             requests=questions,
             sent=self._ledger.sent_list(unit),
-            simulate=simulate,
-            cost_to_others=False,  # no policy looks at it
+            simulate=kind.simulate,
+            cost_to_others=kind.cost_to_others,
             ended=ended,
         )
         try:
@@ -214,6 +235,12 @@ class PredictionClient:
             raise NoAnswer("late") from None
         except aiohttp.ClientError:
             raise NoAnswer("unreachable") from None
+
+
+def _with_cached(question: PredictRequest, num_cached_tokens: int) -> PredictRequest:
+    if not num_cached_tokens:
+        return question
+    return msgspec.structs.replace(question, num_cached_tokens=num_cached_tokens)
 
 
 def _checked(payload: bytes, num_questions: int) -> list[Prediction]:

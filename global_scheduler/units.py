@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from global_scheduler.errors import BadRequest, Conflict, NotFound
+from global_scheduler.prefixes import HeldPrefixes
 
 ModelCard = dict[str, Any]
 FAILURES_TO_LEAVE = 2
@@ -35,6 +36,12 @@ class Unit:
     """When one of them last ended."""
     concurrency_limit: int | None = None
     """Requests at a time; None: what holds for all units."""
+    prefixes: HeldPrefixes = field(default_factory=HeldPrefixes)
+    """What its prefix cache probably holds."""
+    num_uncached_tokens: int = 0
+    """Prompt tokens to compute for requests in flight without a first token."""
+    peak_prefill_tokens_per_s: float | None = None
+    """Seen of late; None until a prompt long enough has been."""
 
     def check_passed(self, models: dict[str, ModelCard]) -> None:
         """The engine answers: the unit is a candidate."""
@@ -46,12 +53,16 @@ class Unit:
         self.health_failures += 1
         self.last_error = reason
         if self.health_failures >= FAILURES_TO_LEAVE:
-            self.healthy = False
+            self._leave()
 
     def refused(self, reason: str) -> None:
         """The engine refused a connection: out at once, until a health check passes."""
         self.health_failures, self.last_error = FAILURES_TO_LEAVE, reason
+        self._leave()
+
+    def _leave(self) -> None:
         self.healthy = False
+        self.prefixes.forget()
 
 
 class UnitRegistry:

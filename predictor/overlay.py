@@ -167,9 +167,9 @@ def newcomer(
         request_id=request_id,
         num_prompt_tokens=prompt,
         num_tokens=prompt,
-        num_computed_tokens=_hit(
-            num_cached_tokens if limits.enable_prefix_caching else 0, prompt, limits
-        ),
+        num_computed_tokens=prefix_hit(num_cached_tokens, prompt, limits)
+        if limits.enable_prefix_caching
+        else 0,
         remaining_tokens=remaining_tokens(points or expected, 0, most),
         priority=priority,
         max_remaining_tokens=most,
@@ -231,7 +231,7 @@ def _simulated(
         most_blocks = -(-sequence.num_computed_tokens // limits.block_size)
         num_blocks = min(sequence.num_blocks, most_blocks)
     else:
-        computed = _hit(sequence.num_cached_tokens, tokens, limits)
+        computed = prefix_hit(sequence.num_cached_tokens, tokens, limits)
     return SimulatedSequence(  # by position, which takes half the time
         sequence.request_id,
         prompt,
@@ -276,6 +276,7 @@ def _unseen(request: SentRequest, limits: EngineLimits, now: float) -> Simulated
         limits,
         request.max_tokens,
         request.priority,
+        request.num_cached_tokens,
         quantiles=request.quantiles,
         slo=request.slo,
     )
@@ -284,7 +285,7 @@ def _unseen(request: SentRequest, limits: EngineLimits, now: float) -> Simulated
     return sequence
 
 
-def _hit(num_cached_tokens: int, num_tokens: int, limits: EngineLimits) -> int:
+def prefix_hit(num_cached_tokens: int, num_tokens: int, limits: EngineLimits) -> int:
     """Tokens that the prefix cache spares: whole blocks, and one token at least is computed."""
     if num_cached_tokens <= 0:
         return 0

@@ -148,6 +148,7 @@ def _check_sent_request(request: SentRequest) -> None:
     _check_range("num_prompt_tokens", request.num_prompt_tokens, 1, MAX_TOKENS)
     _check_range("expected_output_tokens", request.expected_output_tokens, 0, MAX_TOKENS)
     _check_range("num_output_tokens", request.num_output_tokens, 0, MAX_TOKENS)
+    _check_range("num_cached_tokens", request.num_cached_tokens, 0, MAX_TOKENS)
     _check_range("sent_age_ms", request.sent_age_ms, -MAX_MS, MAX_MS)
     _check_range("priority", request.priority, -MAX_PRIORITY, MAX_PRIORITY)
     if request.max_tokens is not None:

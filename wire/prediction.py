@@ -45,6 +45,8 @@ class SentRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_streamed: bool = True
     """False if the answer comes in one piece, so that its first token shows nowhere."""
     slo: Slo | None = None
+    num_cached_tokens: int = 0
+    """Prompt tokens that the unit's prefix cache probably held when it was sent."""
 
 
 class EndedRequest(msgspec.Struct, kw_only=True, omit_defaults=True):

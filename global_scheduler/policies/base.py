@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from wire.prediction import Prediction
 
 Needs = Literal["nothing", "state", "simulation"]
 """What a policy wants from the sidecars: no call, the state fields, or a what-if."""
+FIRST_PREFILL_TOKENS_PER_S = 5_000.0
+"""Taken for a unit's prefill rate until it has been seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,12 @@ class RoutedRequest:
     request_id: str
     num_prompt_tokens: int
     expected_output_tokens: float
+    user: str = ""
+    """Who asks: the body's ``user`` or the API key; empty if nobody says."""
+    session_id: str = ""
+    """``x-session-id``: requests that belong together; empty if nobody says."""
+    opening: str = ""
+    """What the prompt begins with, or a digest of it: the same in every turn of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,24 @@ class Candidate:
     """Their prompt tokens and expected output tokens."""
     idle_s: float = 0.0
     """Since this gateway last sent a request to the unit; infinite if it never has."""
+    concurrency_limit: int | None = None
+    """Requests that the unit is given at a time; None is no limit."""
+    num_cached_tokens: int = 0
+    """Prompt tokens of the request that the unit's prefix cache probably holds."""
+    num_uncached_tokens_in_flight: int = 0
+    """Prompt tokens that it still has to compute for requests without a first token."""
+    prefill_tokens_per_s: float = FIRST_PREFILL_TOKENS_PER_S
+    """At its best."""
+
+    @property
+    def load(self) -> float:
+        """Requests in flight over the unit's limit; their number where there is none."""
+        return self.num_outstanding / max(1, self.concurrency_limit or 1)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many requests as it may."""
+        return self.concurrency_limit is not None and self.num_outstanding >= self.concurrency_limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +71,8 @@ class Choice:
     fallback: str | None = None
     is_exploration: bool = False
     """Not the best by its predictions, but one whose predictions want to be checked."""
+    reason: str = field(default="", compare=False)
+    """Why, in a word or two, where the policy's name does not say it."""
 
 
 ChooseFunction = Callable[[RoutedRequest, Sequence[Candidate], int, random.Random], Choice]

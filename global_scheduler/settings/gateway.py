@@ -27,7 +27,12 @@ PolicyName = Literal[
     "min_new_request_latency",
     "min_total_unprocessed_tokens",
     "min_llumnix_load",
+    "token_load",
+    "affinity",
+    "locality",
+    "load_balanced",
     "least_outstanding",
+    "power_of_two",
     "round_robin",
     "random",
 ]

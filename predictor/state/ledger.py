@@ -5,8 +5,9 @@ what it cannot say is estimated with vLLM's rules and a step-time model:
 
 * Requests are admitted in the order in which they were sent, while there is a slot and while the KV
   blocks have room for the whole prompt; the first one without room holds up all behind it.
-* Prompts are computed one after another at the rate of full batches. A prompt's turn comes when
-  that of the request before it is done, which for a streaming one is known: at its first token.
+* Prompts, less what the prefix cache is said to hold, are computed one after another at the rate of
+  full batches. A prompt's turn comes when that of the request before it is done, which for a
+  streaming one is known: at its first token.
 * A stream has as many tokens as came back. An answer that does not stream, or one whose gateway
   does not count, has one for each step of the decoding batch since its prompt was done.
 """
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from predictor.errors import StateUnavailable
+from predictor.overlay import prefix_hit
 from predictor.questions import check_sent
 from predictor.state.metrics import with_slots_for
 from predictor.step_time.base import StepTimeModel, batch_shape
@@ -126,12 +128,12 @@ def rebuild(
         num_prompt_blocks = -(-sequence.num_prompt_tokens // limits.block_size)
         has_room = free_slots > 0 and free_blocks >= num_prompt_blocks
         if waiting or not has_room or begins_ago_s <= 0:
-            waiting.append(_sequence(request, limits, 0, 0, "waiting"))
+            waiting.append(_waiting(request, limits))
             continue
         running.append(sequence)
         free_slots -= 1
         free_blocks -= max(num_prompt_blocks, sequence.num_blocks)
-        begins_ago_s -= sequence.num_prompt_tokens / pace.prompt_tokens_per_s
+        begins_ago_s -= _prefill_s(request, pace, limits)
     if limits.scheduling_policy == "priority":
         waiting.sort(key=lambda sequence: sequence.priority)
     return running, waiting
@@ -163,11 +165,31 @@ def _admitted(
     request: SentRequest, begins_ago_s: float, pace: Pace, limits: EngineLimits
 ) -> SequenceState:
     """A request without a first token whose prompt's turn came so long ago."""
-    done_ago_s = begins_ago_s - request.num_prompt_tokens / pace.prompt_tokens_per_s
+    done_ago_s = begins_ago_s - _prefill_s(request, pace, limits)
     if done_ago_s > 0 and not request.is_streamed:
         return _running(request, limits, 1 + int(done_ago_s / pace.decode_step_s))
-    computed = max(0, int(begins_ago_s * pace.prompt_tokens_per_s))
+    computed = max(0, int(begins_ago_s * pace.prompt_tokens_per_s)) + _num_cached(request, limits)
     return _sequence(request, limits, 0, computed, "running")
+
+
+def _waiting(request: SentRequest, limits: EngineLimits) -> SequenceState:
+    """A request whose turn has not come."""
+    sequence = _sequence(request, limits, 0, 0, "waiting")
+    sequence.num_cached_tokens = _num_cached(request, limits)
+    return sequence
+
+
+def _prefill_s(request: SentRequest, pace: Pace, limits: EngineLimits) -> float:
+    uncached = request.num_prompt_tokens - _num_cached(request, limits)
+    return uncached / pace.prompt_tokens_per_s
+
+
+def _num_cached(request: SentRequest, limits: EngineLimits) -> int:
+    """Prompt tokens that need not be computed."""
+    if not limits.enable_prefix_caching:
+        return 0
+    prompt = min(request.num_prompt_tokens, limits.max_model_len - 1)
+    return prefix_hit(request.num_cached_tokens, prompt, limits)
 
 
 def _running(request: SentRequest, limits: EngineLimits, generated: int) -> SequenceState:

@@ -85,9 +85,9 @@ def test_the_account_of_a_request() -> None:
         quantiles=quantiles,
         is_streamed=False,
     )
-    ledger.streamed("r", 1)
+    ledger.streamed(unit, "r", 1)
     now_s = 12.0
-    ledger.streamed("r", 7)
+    ledger.streamed(unit, "r", 7)
     (told,) = ledger.sent_list(unit)
     assert (told.has_first_token, told.num_output_tokens) == (True, 7)
     assert told.first_token_age_ms == 2000.0

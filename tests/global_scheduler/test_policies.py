@@ -6,6 +6,8 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from global_scheduler.policies import POLICIES
 from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
@@ -113,3 +115,150 @@ def test_a_unit_that_seems_slow_is_tried_again(cost_ms: float, idle_s: float, wi
     slow = replace(candidate("slow", e2e_ms=cost_ms), idle_s=idle_s)
     choice = choose("min_new_request_latency", [candidate("fast", e2e_ms=100.0), slow])
     assert choice == Choice(winner, is_exploration=winner == "slow")
+
+
+def loaded(unit: str, outstanding: int, limit: int | None = 8, **fields: int) -> Candidate:
+    return Candidate(unit, None, outstanding, 0, concurrency_limit=limit, **fields)
+
+
+def test_load_balanced_compares_shares_of_what_units_may_have() -> None:
+    """Six of sixteen are less than four of eight; equal shares go to fewer tokens."""
+    assert choose("load_balanced", [loaded("a", 4, 8), loaded("b", 6, 16)]) == Choice("b")
+    equal = [replace(loaded("a", 4, 8), num_outstanding_tokens=9), loaded("b", 8, 16)]
+    assert choose("load_balanced", equal) == Choice("b")
+    assert choose("load_balanced", [loaded("a", 2, None), loaded("b", 1, None)]) == Choice("b")
+
+
+def test_power_of_two_takes_the_less_loaded_of_two() -> None:
+    """Of three units the most loaded one is never chosen, and the middle one a third of times."""
+    candidates = [loaded("a", 1), loaded("b", 2), loaded("c", 3)]
+    rng = random.Random(1)
+    choices = [
+        POLICIES["power_of_two"].choose(REQUEST, candidates, 0, rng).unit for _ in range(600)
+    ]
+    assert choices.count("c") == 0
+    assert 150 < choices.count("b") < 250
+    assert choose("power_of_two", [loaded("only", 7)]) == Choice("only")
+
+
+def owned(session: str = "", user: str = "") -> RoutedRequest:
+    return replace(REQUEST, session_id=session, user=user)
+
+
+def test_affinity_keeps_a_session_on_one_unit() -> None:
+    """The session decides before the user, and load does not matter until the unit is full."""
+    units = [loaded(name, index) for index, name in enumerate("abcd")]
+    rng = random.Random(1)
+    affinity = POLICIES["affinity"].choose
+
+    def home(request: RoutedRequest) -> str:
+        return affinity(request, units, 0, rng).unit
+
+    homes = {home(owned(session=f"s{index}")) for index in range(50)}
+    assert homes == {"a", "b", "c", "d"}
+    assert all(home(owned("s1", user)) == home(owned("s1")) for user in "xyz")
+    assert {home(owned(user="s1")) for _ in range(5)} == {home(owned(user="s1"))}
+    full = [replace(c, num_outstanding=8) if c.unit == home(owned("s1")) else c for c in units]
+    assert affinity(owned("s1"), full, 0, rng).unit != home(owned("s1"))
+
+
+def test_affinity_without_an_owner_or_without_room_balances_load() -> None:
+    """Nobody's requests stick to a unit, and full units do not stop requests."""
+    units = [loaded("a", 5), loaded("b", 4)]
+    choice = choose("affinity", units)
+    assert (choice, choice.reason) == (Choice("b"), "no owner")
+    full = [loaded("a", 9), loaded("b", 8)]
+    choice = POLICIES["affinity"].choose(owned("s"), full, 0, random.Random(1))
+    assert (choice, choice.reason) == (Choice("b"), "all full")
+
+
+names = st.sets(st.text("abcdef", min_size=1, max_size=5), min_size=2, max_size=8)
+
+
+@given(names, st.lists(st.text(max_size=8), min_size=1, max_size=20), st.data())
+@pytest.mark.parametrize("policy", ["affinity", "locality"])
+def test_only_what_a_leaving_unit_had_moves(
+    policy: str, units: set[str], keys: list[str], data: st.DataObject
+) -> None:
+    """And it returns when the unit does."""
+    before = [loaded(unit, 0) for unit in sorted(units)]
+    gone = data.draw(st.sampled_from(sorted(units)))
+    after = [candidate for candidate in before if candidate.unit != gone]
+    for key in keys:
+        request = replace(REQUEST, session_id=key, user="u", opening=key + "o")
+        chosen = POLICIES[policy].choose(request, before, 0, random.Random(1)).unit
+        moved = POLICIES[policy].choose(request, after, 0, random.Random(1)).unit
+        assert (moved == chosen) == (chosen != gone)
+
+
+def test_locality_overflows_along_the_prefix_own_order() -> None:
+    """A popular beginning fills its unit up to the bound, then the next one of its order."""
+    outstanding = dict.fromkeys("abcd", 0)
+    sent = []
+    for _ in range(8):
+        candidates = [loaded(unit, count) for unit, count in outstanding.items()]
+        request = replace(REQUEST, opening="popular")
+        choice = POLICIES["locality"].choose(request, candidates, 0, random.Random(1))
+        outstanding[choice.unit] += 1
+        sent.append((choice.unit, choice.reason))
+    first = sent[0][0]
+    assert sent[0] == (first, "prefix")
+    assert sorted(outstanding.values()) == [2, 2, 2, 2] or max(outstanding.values()) == 3
+    assert [unit for unit, reason in sent if reason == "prefix"] == [first] * outstanding[first]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 64)), min_size=1, max_size=12),
+    st.text(min_size=1, max_size=8),
+)
+def test_locality_never_exceeds_its_bound(units: list[tuple[int, int]], opening: str) -> None:
+    """The chosen unit stays within 1.25 times its share of the load, rounded up."""
+    candidates = [loaded(f"u{i:02}", count, limit) for i, (count, limit) in enumerate(units)]
+    request = replace(REQUEST, opening=opening)
+    unit = POLICIES["locality"].choose(request, candidates, 0, random.Random(1)).unit
+    chosen = next(c for c in candidates if c.unit == unit)
+    total = sum(count for count, _ in units) + 1
+    share = total * (chosen.concurrency_limit or 0) / sum(limit for _, limit in units)
+    assert chosen.num_outstanding + 1 < 1.25 * share + 1
+
+
+def warmth(unit: str, cached: int, in_flight: int = 0, outstanding: int = 0) -> Candidate:
+    return loaded(
+        unit,
+        outstanding,
+        num_cached_tokens=cached,
+        num_uncached_tokens_in_flight=in_flight,
+    )
+
+
+@pytest.mark.parametrize(
+    ("candidates", "winner"),
+    [
+        # 79 of 100 tokens are too few to be warm; then all compete by tokens to compute.
+        ([warmth("a", 79, in_flight=500), warmth("b", 0)], "b"),
+        ([warmth("a", 80, in_flight=500), warmth("b", 0)], "a"),
+        ([warmth("a", 79), warmth("b", 0)], "a"),
+        # Among warm ones the fewest tokens win, this request's uncached ones included.
+        ([warmth("a", 80, in_flight=100), warmth("b", 96, in_flight=90)], "b"),
+        ([warmth("a", 80, in_flight=100), warmth("b", 96, in_flight=110)], "b"),
+        ([warmth("a", 80, in_flight=100), warmth("b", 96, in_flight=117)], "a"),
+        # Equal tokens go to fewer requests.
+        ([warmth("a", 0, outstanding=3), warmth("b", 0, outstanding=2)], "b"),
+        # 18 s at 5,000 tokens a second: up to there the warm unit is kept to.
+        ([warmth("a", 96, in_flight=90_000), warmth("b", 0)], "a"),
+        ([warmth("a", 96, in_flight=90_001), warmth("b", 0)], "b"),
+        ([warmth("a", 96, in_flight=90_001), warmth("b", 0, in_flight=1)], "a"),
+        # What counts is the best warm unit's backlog.
+        ([warmth("a", 96, in_flight=99_999), warmth("b", 0), warmth("c", 96, 9)], "c"),
+    ],
+)
+def test_token_load_is_sticky_until_saturated(candidates: list[Candidate], winner: str) -> None:
+    """Warm units first, the least to compute among them, and relief after 18 seconds."""
+    assert choose("token_load", candidates) == Choice(winner)
+
+
+def test_token_load_measures_backlogs_by_each_units_own_rate() -> None:
+    """A slow unit's backlog of as many tokens takes longer."""
+    slow = replace(warmth("a", 96, in_flight=20_000), prefill_tokens_per_s=1_000.0)
+    assert choose("token_load", [slow, warmth("b", 0)]) == Choice("b")
+    assert choose("token_load", [slow, warmth("b", 0, in_flight=10_001)]) == Choice("a")
