@@ -41,8 +41,8 @@ class Prefix:
     num_characters: int
     """Of the whole prompt."""
     opening: str
-    """A digest of the prompt's beginning (see ``bodies``), the same in every gateway and turn; empty
-    if there is no prompt to speak of."""
+    """A digest of the prompt's beginning (see ``bodies``), the same in every gateway and turn;
+    empty if there is no prompt to speak of."""
 
 
 NO_PREFIX = Prefix((), 0, "")
