@@ -35,6 +35,15 @@ def rss_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
+def cpu_ticks() -> tuple[int, int]:
+    """(idle, all) ticks of all cores since boot (Linux; zeros elsewhere): see ``proc_stat(5)``."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0, 0
+    ticks = [int(word) for word in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
+
+
 class Child:
     """A child process."""
 

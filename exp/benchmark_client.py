@@ -35,11 +35,18 @@ from exp.workloads.trace import TracedRequest, read_trace
 
 
 async def run(
-    requests: Sequence[TracedRequest], target: Target, on_end: Callable[[Sent], object]
+    requests: Sequence[TracedRequest],
+    target: Target,
+    on_end: Callable[[Sent], object],
+    run_id: str | None = None,
 ) -> list[Sent]:
-    """Send all and wait for all; in the order of the trace."""
+    """Send all and wait for all; in the order of the trace.
+
+    Requests that give only a number of prompt tokens get the same ones under the same ``run_id``.
+    Without one they are new, so that a server's prefix cache holds none of them.
+    """
     sent = []
-    async for one in replay(requests, target, uuid.uuid4().hex[:8]):
+    async for one in replay(requests, target, run_id or uuid.uuid4().hex[:8]):
         on_end(one)
         sent.append(one)
     return sorted(sent, key=lambda one: one.index)
