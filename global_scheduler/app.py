@@ -20,6 +20,8 @@ from global_scheduler.gateway import Gateway
 from global_scheduler.lengths import Lengths, open_estimator
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.prompt_tokens import EstimatingCounter, PromptTokenCounter, TokenizerCounter
+from global_scheduler.provisioning.admin import provisioning_router
+from global_scheduler.provisioning.standby import load_standby_units
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry, new_unit, parse_unit
@@ -89,6 +91,9 @@ class App:
                 self.units, parts.routing, parts.log, parts.health, self._base.lengths, guard
             )
         )
+        self._control.include_router(parts.pools.router(guard))
+        controller = parts.provisioning.controller
+        self._control.include_router(provisioning_router(controller, time.monotonic, guard))
 
 
 def create_app(settings: GatewaySettings) -> App:
@@ -96,7 +101,7 @@ def create_app(settings: GatewaySettings) -> App:
 
     Raises:
         BadRequest: a unit cannot be parsed.
-        ConfigError: the host configuration cannot be used.
+        ConfigError: the host configuration or the file of standby units cannot be used.
         OSError: the tokenizer is not there, or the request log cannot be opened.
         ModelFolderError: the length estimator cannot be used.
     """
@@ -107,7 +112,9 @@ def _configured_units(settings: GatewaySettings) -> list[Unit]:
     units = [parse_unit(text) for text in settings.unit]
     if settings.hosts is not None:
         units += [
-            new_unit(address.name, address.engine_url, address.predictor_url)
+            new_unit(
+                address.name, address.engine_url, address.predictor_url, address.concurrency_limit
+            )
             for address in load_host_configs(settings.hosts).units()
         ]
     return units
@@ -119,7 +126,8 @@ def _foundation(
     tokens = _token_counter(settings)
     estimator = open_estimator(settings.length_estimator, settings.length_deadline_ms / 1e3)
     lengths = Lengths(estimator, metrics.registry, time.monotonic)
-    return Foundation(units, metrics, tokens, lengths, _request_log(settings, metrics))
+    standby = load_standby_units(settings.standby_units, [unit.name for unit in units.all()])
+    return Foundation(units, metrics, tokens, lengths, _request_log(settings, metrics), standby)
 
 
 def _token_counter(settings: GatewaySettings) -> PromptTokenCounter:

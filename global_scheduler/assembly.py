@@ -24,10 +24,13 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.outcomes import Outcomes
 from global_scheduler.policies import POLICIES
+from global_scheduler.pool_parts import pool_parts
 from global_scheduler.pools.book import PoolBook
 from global_scheduler.pools.classes import Classifier
 from global_scheduler.predictions import PredictionClient
 from global_scheduler.prompt_tokens import PromptTokenCounter
+from global_scheduler.provisioning.assembly import provisioning_loop
+from global_scheduler.provisioning.standby import StandbyUnit
 from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.holding import Holding
@@ -49,6 +52,7 @@ class Foundation:
     tokens: PromptTokenCounter
     lengths: Lengths
     request_log: RequestLog | None
+    standby: list[StandbyUnit]
 
 
 class Parts:
@@ -66,6 +70,9 @@ class Parts:
         self.outcomes = Outcomes(base.metrics)
         self.queue_metrics = QueueMetrics(base.metrics.registry, clock)
         self.late_binding = self._late_binding()
+        self.pools = pool_parts(
+            settings, base.units, self.late_binding, session, self.ledger, base.metrics.registry
+        )
         self.predictions = PredictionClient(
             session,
             self.ledger,
@@ -82,6 +89,16 @@ class Parts:
             timeout_s=settings.health_timeout_s,
             engine_api_key=secret(settings.engine_api_key),
         )
+        self.provisioning = provisioning_loop(
+            settings,
+            base.standby,
+            base.units,
+            self.health,
+            self.log,
+            self.late_binding,
+            base.metrics.registry,
+            session,
+        )
         self.routing = Routing(
             POLICIES[settings.policy],
             settings.num_query_predictors,
@@ -91,10 +108,17 @@ class Parts:
 
     def background(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs beside the requests, until cancelled."""
-        return [self.health.run, self.late_binding.run]
+        return [
+            self.health.run,
+            self.late_binding.run,
+            self.provisioning.run,
+            *self.pools.background(),
+        ]
 
     async def close(self) -> None:
         """End what is under way."""
+        await self.provisioning.close()
+        await self.pools.close()
         await self.predictions.close()
 
     def _late_binding(self) -> LateBinding:

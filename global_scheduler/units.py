@@ -132,7 +132,12 @@ def parse_unit(text: str) -> Unit:
     return new_unit(name.strip(), engine_url.strip(), predictor_url.strip() or None)
 
 
-def new_unit(name: str, engine_url: str, predictor_url: str | None) -> Unit:
+def new_unit(
+    name: str,
+    engine_url: str,
+    predictor_url: str | None,
+    concurrency_limit: int | None = None,
+) -> Unit:
     """A unit with checked URLs.
 
     Raises:
@@ -144,6 +149,7 @@ def new_unit(name: str, engine_url: str, predictor_url: str | None) -> Unit:
         name,
         _checked_url("engine_url", engine_url),
         None if predictor_url is None else _checked_url("predictor_url", predictor_url),
+        concurrency_limit=concurrency_limit,
     )
 
 

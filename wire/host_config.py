@@ -26,6 +26,8 @@ PLACEHOLDERS = frozenset(
     }
 )
 """What ``vllm_command`` may refer to."""
+CONNECT_TIMEOUT_S = 10
+"""Of ssh."""
 CHOSEN_BY_DEPLOYMENT = frozenset({"host", "port", "unit", "hosts"})
 """Settings of the gateway that its options may not name."""
 
@@ -83,12 +85,31 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SshTarget(_Strict):
-    """How a host is reached and where Astrolabe lives on it."""
+class SshLogin(_Strict):
+    """How a host is reached."""
 
     user: UserName | None = Field(default=None, description="ssh's own choice when absent")
     ssh_port: Port | None = Field(default=None, description="ssh's own choice when absent")
     identity_file: PlainPath | None = None
+
+    def argv(self, hostname: str, script: str, ssh_config: Path | None = None) -> list[str]:
+        """The ssh command line that runs a POSIX shell script there, without questions asked."""
+        options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT_S}", "ServerAliveInterval=15"]
+        words = ["ssh", *(word for option in options for word in ("-o", option))]
+        if ssh_config:
+            words += ["-F", str(ssh_config)]
+        if self.ssh_port:
+            words += ["-p", str(self.ssh_port)]
+        if self.identity_file:
+            words += ["-i", self.identity_file, "-o", "IdentitiesOnly=yes"]
+        user = f"{self.user}@" if self.user else ""
+        # The login shell may be any; the script is for sh.
+        return [*words, "--", f"{user}{hostname}", f"sh -c {shlex.quote(script)}"]
+
+
+class SshTarget(SshLogin):
+    """How a host is reached and where Astrolabe lives on it."""
+
     install_dir: PlainPath = Field(
         default="astrolabe", description="a relative path starts at the user's home"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import subprocess
 import tempfile
 import threading
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from exp.fleet.errors import HostError
-from wire.host_config import SshTarget
+from wire.host_config import CONNECT_TIMEOUT_S, SshTarget
 
-CONNECT_TIMEOUT_S = 10
 UNDO_TIMEOUT_S = 60.0
 """How long a held command may take to undo its work after it was let go."""
 CANCELLED = "cancelled"
@@ -42,17 +40,7 @@ class Host:
 
     def argv(self, script: str) -> list[str]:
         """The ssh command line that runs a POSIX shell script there."""
-        options = ["BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT_S}", "ServerAliveInterval=15"]
-        words = ["ssh", *(word for option in options for word in ("-o", option))]
-        if self.ssh_config:
-            words += ["-F", str(self.ssh_config)]
-        if self.target.ssh_port:
-            words += ["-p", str(self.target.ssh_port)]
-        if self.target.identity_file:
-            words += ["-i", self.target.identity_file, "-o", "IdentitiesOnly=yes"]
-        user = f"{self.target.user}@" if self.target.user else ""
-        # The login shell may be any; the script is for sh.
-        return [*words, "--", f"{user}{self.hostname}", f"sh -c {shlex.quote(script)}"]
+        return self.target.argv(self.hostname, script, self.ssh_config)
 
     def run(
         self,

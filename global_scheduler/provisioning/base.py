@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 
 Mode = Literal["off", "reactive", "preemptive"]
 """By what requests have met, or by what they are predicted to meet when they arrive."""
+Quantity = Literal["ttft", "e2e"]
+"""The latency that counts."""
 State = Literal["off", "starting", "serving", "draining", "stopping"]
 STATES: tuple[State, ...] = ("off", "starting", "serving", "draining", "stopping")
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 from global_scheduler.decisions import Decision
-from global_scheduler.provisioning.base import Latency, Mode
+from global_scheduler.provisioning.base import Latency, Mode, Quantity
 from global_scheduler.queueing.waiting import Waiting
-
-Quantity = Literal["ttft", "e2e"]
 
 
 def latencies(

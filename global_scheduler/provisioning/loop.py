@@ -1,0 +1,177 @@
+"""Standby units, looked after once a second: what the controller decides is carried out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import anyio
+
+from global_scheduler.errors import Conflict
+from global_scheduler.health import HealthChecker
+from global_scheduler.provisioning.base import (
+    Action,
+    FleetUnit,
+    Latency,
+    Provisioner,
+    ProvisionerFailed,
+    Situation,
+    Standby,
+)
+from global_scheduler.provisioning.controller import Controller
+from global_scheduler.provisioning.metrics import ProvisioningMetrics
+from global_scheduler.provisioning.standby import StandbyUnit
+from global_scheduler.units import Unit, UnitRegistry, new_unit
+
+TICK_S = 1.0
+CLOSE_TIMEOUT_S = 60.0
+"""For stopping all standby units when the gateway ends."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the loop has to do with the rest of the gateway."""
+
+    units: UnitRegistry
+    health: HealthChecker
+    latencies: Callable[[], tuple[Latency, ...]]
+    """Of the last requests."""
+    limit_of: Callable[[Unit], int]
+    on_change: Callable[[], None]
+    """Called when units came or went."""
+    metrics: ProvisioningMetrics
+    clock: Callable[[], float]
+
+
+class ProvisioningLoop:
+    """Lets standby units join and leave."""
+
+    def __init__(
+        self,
+        controller: Controller,
+        standby: Mapping[str, StandbyUnit],
+        provisioners: Mapping[str, Provisioner],
+        around: Surroundings,
+        *,
+        keep: bool,
+    ) -> None:
+        """``keep`` leaves units running at the end."""
+        self.controller = controller
+        self._standby = standby
+        self._provisioners = provisioners
+        self._around = around
+        self._keep = keep
+
+    async def run(self) -> None:
+        """Look after them until cancelled."""
+        await self._adopt()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                for action in self._decide():
+                    tasks.start_soon(self._carry_out, action)
+                self._around.metrics.show(self.controller.standby.values())
+                await anyio.sleep(TICK_S)
+
+    async def close(self) -> None:
+        """Stop what runs, unless it shall be kept."""
+        up = [one for one in self.controller.standby.values() if one.state != "off"]
+        if self._keep or not up:
+            return
+        logger.info("stopping standby units: %s", ", ".join(one.name for one in up))
+        with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
+            async with anyio.create_task_group() as tasks:
+                for one in up:
+                    tasks.start_soon(self._stop, one.name)
+
+    def _decide(self) -> list[Action]:
+        around = self._around
+        situation = Situation(
+            tuple(_seen(unit, around.limit_of(unit)) for unit in around.units.all()),
+            around.latencies(),
+            {
+                one.name: why
+                for one in self.controller.standby.values()
+                if one.state in ("starting", "serving") and not one.is_busy
+                if (why := self._provisioners[one.name].try_failure()) is not None
+            },
+        )
+        failures = {one.name: one.num_failures for one in self.controller.standby.values()}
+        actions = self.controller.decide(situation, around.clock())
+        for one in self.controller.standby.values():
+            if one.num_failures > failures[one.name]:
+                self._report(one)
+        return actions
+
+    async def _carry_out(self, action: Action) -> None:
+        logger.info("%s %s: %s", action.kind, action.unit, action.reason)
+        self._around.metrics.done(action.kind)
+        if action.kind == "start":
+            await self._start(action.unit)
+        elif action.kind == "stop":
+            await self._stop(action.unit)
+        elif (unit := self._try_unit(action.unit)) is not None:
+            unit.draining = action.kind == "drain"
+        self._around.on_change()
+
+    async def _start(self, name: str) -> None:
+        try:
+            await self._provisioners[name].start()
+            self._around.units.add(_unit_of(self._standby[name]))
+        except (ProvisionerFailed, Conflict) as error:
+            self.controller.start_failed(name, str(error), self._around.clock())
+            self._report(self.controller.standby[name])
+        else:
+            self.controller.started(name)
+
+    async def _stop(self, name: str) -> None:
+        unit = self._try_unit(name)
+        if unit is not None:
+            self._around.units.remove(name)
+        try:
+            await self._provisioners[name].stop()
+        except ProvisionerFailed as error:
+            self.controller.stop_failed(name, str(error), self._around.clock())
+            self._report(self.controller.standby[name])
+        else:
+            self.controller.stopped(name, self._around.clock())
+
+    async def _adopt(self) -> None:
+        """Take in what an earlier gateway has left running."""
+        for name, standby in self._standby.items():
+            unit = _unit_of(standby)
+            await self._around.health.check(unit)
+            if unit.healthy:
+                self._around.units.add(unit)
+                self.controller.adopted(name, self._around.clock())
+                logger.info("standby unit %s is running already", name)
+        self._around.on_change()
+
+    def _report(self, one: Standby) -> None:
+        self._around.metrics.failed(one.name)
+        logger.warning("standby unit %s: %s", one.name, one.last_error)
+
+    def _try_unit(self, name: str) -> Unit | None:
+        return next((unit for unit in self._around.units.all() if unit.name == name), None)
+
+
+def _unit_of(standby: StandbyUnit) -> Unit:
+    return new_unit(
+        standby.name,
+        standby.engine_url,
+        standby.predictor_url,
+        standby.worker_concurrency_limit,
+    )
+
+
+def _seen(unit: Unit, limit: int) -> FleetUnit:
+    return FleetUnit(
+        unit.name,
+        frozenset(unit.models),
+        len(unit.outstanding),
+        limit,
+        unit.healthy,
+        unit.draining,
+    )
