@@ -171,7 +171,8 @@ class World:
     queues: Holding
     limits: dict[str, int]
     pools: dict[str, str | None]
-    active: dict[str, set[str]] = field(default_factory=dict)
+    active: dict[str, dict[str, Ticket]] = field(default_factory=dict)
+    """By unit and request: the ticket that it went with."""
     asked: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
@@ -216,7 +217,7 @@ class World:
             self.queues.came_back(ticket)
             return
         self.queues.placed(name)
-        self.active[self.rng.choice(able)].add(name)
+        self.active[self.rng.choice(able)][name] = ticket
 
     def end(self) -> None:
         """A request ends on some unit."""
@@ -224,7 +225,7 @@ class World:
         if busy:
             running = self.active[self.rng.choice(busy)]
             name = self.rng.choice(sorted(running))
-            running.discard(name)
+            del running[name]
             self.ended.append(name)
 
     def leave(self) -> None:
@@ -242,9 +243,17 @@ class World:
         if what == 0:
             self.pools[unit] = self.rng.choice(("short", "long", None))
         elif what == 1 and unit in self.active:
-            self.ended += sorted(self.active.pop(unit))
+            self.fail(unit)
         else:
-            self.active.setdefault(unit, set())
+            self.active.setdefault(unit, {})
+
+    def fail(self, unit: str) -> None:
+        """What it ran is tried elsewhere, if there is a unit that has not failed it."""
+        for name, ticket in self.active.pop(unit).items():
+            if ticket.waiting.tried | {unit} == set(self.pools) or self.rng.random() < 0.3:
+                self.ended.append(name)
+            else:
+                self.queues.came_back(ticket, tried=[unit])
 
 
 @given(st.integers(0, 2**32), st.sampled_from(sorted(ORDERS)))
@@ -255,7 +264,7 @@ def test_nothing_is_lost_nor_served_twice(seed: int, order: str) -> None:
     pools: dict[str, str | None] = {unit: rng.choice(("short", "long", None)) for unit in "uvw"}
     queues = holding(order, max_requests=20, max_overtakes=5)
     world = World(rng, queues, {unit: rng.randrange(1, 4) for unit in "uvw"}, pools)
-    world.active = {unit: set() for unit in "uvw"}
+    world.active = {unit: {} for unit in "uvw"}
     acts = [world.arrive, world.arrive, world.grant, world.settle, world.end, world.leave]
     for _ in range(200):
         rng.choice([*acts, world.change])()
@@ -266,7 +275,7 @@ def test_nothing_is_lost_nor_served_twice(seed: int, order: str) -> None:
         assert queues.num_held == len(holders)
         assert all(len(names) <= world.limits[unit] for unit, names in world.active.items())
     for _ in range(200):  # and in the end everything is answered
-        world.active.update({unit: set() for unit in "uvw" if unit not in world.active})
+        world.active.update({unit: {} for unit in "uvw" if unit not in world.active})
         world.grant()
         world.settle()
         world.end()
