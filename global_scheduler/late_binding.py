@@ -51,6 +51,7 @@ class LateBinding:
         self.default_limit = default_limit
         """Requests at a time on units without a limit of their own."""
         self.may_steal: Callable[[Room], bool] = lambda room: False
+        self.on_stolen: Callable[[Ticket], None] = lambda ticket: None
         self._units = units
         self._metrics = metrics
         self._clock = clock
@@ -113,6 +114,8 @@ class LateBinding:
         """A unit has been sent the request."""
         self.holding.placed(ticket.waiting.request_id)
         self._metrics.placed(ticket, self._clock())
+        if ticket.is_stolen:
+            self.on_stolen(ticket)
         self.wake()
 
     def leave(self, request_id: str) -> None:
@@ -156,6 +159,11 @@ class LateBinding:
     def set_limit(self, unit: str, limit: int) -> None:
         """A limit that was derived for a unit, of which its configuration says nothing."""
         self._learnt_limits[unit] = limit
+
+    def set_default_limit(self, limit: int) -> None:
+        """For all units without a limit of their own; derived ones are forgotten."""
+        self.default_limit = limit
+        self._learnt_limits.clear()
 
     def recent(self, request_class: RequestClass, within_s: float) -> list[Waiting]:
         """Requests of a class that have arrived lately, oldest first."""

@@ -100,6 +100,10 @@ class PoolBook:
         self._note_shared()
         return moves
 
+    def needs_prices(self, group: Group) -> bool:
+        """Whether its controller looks at them."""
+        return group.models in self._controllers and self._controllers[group.models].needs_prices
+
     def decide(self, models: Models, demand: Demand, now_s: float) -> Move | None:
         """Carry out what the controller of a group wants; None, too, if the group is no more."""
         if models not in self._groups:
