@@ -40,7 +40,7 @@ class BacklogClient:
         limit: int,
         deadline_s: float,
     ) -> BacklogPrediction | None:
-        """What if the unit got these requests, ``limit`` at a time? None, counted, if unanswered."""
+        """What if the unit got these requests, ``limit`` at a time? None, counted: no answer."""
         if unit.predictor_url is None:
             return None
         body = BacklogRequest(

@@ -17,7 +17,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from global_scheduler.app import App, create_app
 from global_scheduler.settings import GatewaySettings
-from wire.prediction import PredictBatchRequest, PredictBatchResponse, Prediction
+from wire.prediction import (
+    BacklogItem,
+    BacklogPrediction,
+    BacklogRequest,
+    PredictBatchRequest,
+    PredictBatchResponse,
+    Prediction,
+)
 
 Headers = list[tuple[bytes, bytes]]
 JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
@@ -83,16 +90,20 @@ class ScriptedEngine:
     """An engine and its sidecar.
 
     ``behave`` answers generations. ``predict`` predicts E2E in ms, unless ``answer_questions``
-    stands in for the whole sidecar.
+    stands in for that part of the sidecar; ``foretell`` and ``answer_backlogs`` do the same for
+    backlogs.
     """
 
     behave: Behaviour = whole
     predict: Callable[[PredictBatchRequest], float] = lambda batch: 100.0
     answer_questions: Behaviour | None = None
+    foretell: Callable[[BacklogRequest], BacklogPrediction] = lambda asked: worked_off(asked)
+    answer_backlogs: Behaviour | None = None
     models: tuple[str, ...] = ("m",)
     healthy: bool = True
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     questions: list[PredictBatchRequest] = field(default_factory=list)
+    backlogs: list[BacklogRequest] = field(default_factory=list)
     aborted: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,6 +118,8 @@ class ScriptedEngine:
             await reply(send, 200, json.dumps({"data": cards}).encode())
         elif scope["path"] == "/predict/batch":
             await self._predict(scope, body, receive, send)
+        elif scope["path"] == "/predict/backlog":
+            await self._foretell(scope, body, receive, send)
         else:
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
             self.requests.append((headers, body))
@@ -123,6 +136,41 @@ class ScriptedEngine:
             for question in batch.requests
         ]
         await reply(send, 200, msgspec.json.encode(PredictBatchResponse(predictions=answers)))
+
+    async def _foretell(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        backlog = msgspec.json.decode(body, type=BacklogRequest)
+        self.backlogs.append(backlog)
+        if self.answer_backlogs is not None:
+            await self.answer_backlogs(scope, body, receive, send)
+        else:
+            await reply(send, 200, msgspec.json.encode(self.foretell(backlog)))
+
+
+def worked_off(backlog: BacklogRequest, num_slo_broken: int = 0) -> BacklogPrediction:
+    """One request after the other, a token of prompt or output in a millisecond."""
+    items, now_ms = [], 0.0
+    for request in backlog.requests:
+        ttft_ms = now_ms + request.num_prompt_tokens
+        e2e_ms = ttft_ms + (request.expected_output_tokens or 0.0)
+        items.append(
+            BacklogItem(
+                request_id=request.request_id,
+                queue_ms=now_ms,
+                ttft_ms=ttft_ms,
+                tpot_ms=1.0,
+                e2e_ms=e2e_ms,
+            )
+        )
+        now_ms = ttft_ms
+    return BacklogPrediction(
+        requests=items,
+        drain_ms=max((item.e2e_ms for item in items), default=0.0),
+        added_delay_others_ms=0.0,
+        num_slo_broken=num_slo_broken,
+        state_source="plugin",
+        state_age_ms=1.0,
+        time_to_predict_ms=0.1,
+    )
 
 
 def prediction(**given: Any) -> Prediction:
