@@ -19,7 +19,6 @@ from wire.prediction import BacklogPrediction
 
 logger = logging.getLogger(__name__)
 
-INTERVAL_S = 5.0
 LARGEST = 256
 WINDOW_S = 60.0
 """Arrivals within this time say what a typical request is like."""
@@ -38,6 +37,7 @@ class AutoLimits:
         metrics: PoolMetrics,
         tpot_goal_s: Callable[[Unit], float],
         *,
+        interval_s: float,
         is_on: bool,
     ) -> None:
         self.is_on = is_on
@@ -47,11 +47,12 @@ class AutoLimits:
         self._backlogs = backlogs
         self._metrics = metrics
         self._tpot_goal_s = tpot_goal_s
+        self._interval_s = interval_s
 
     async def run(self) -> None:
         """Derive limits until cancelled."""
         while True:
-            await anyio.sleep(INTERVAL_S)
+            await anyio.sleep(self._interval_s)
             try:
                 await self.derive()
             except Exception:  # as in the control loop: the last limits are better than none

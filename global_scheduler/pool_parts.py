@@ -23,6 +23,9 @@ from global_scheduler.split_prices import Pricer
 from global_scheduler.steal_permits import StealPermits
 from global_scheduler.units import Unit, UnitRegistry
 
+INTERVALS_PER_LIMIT = 5
+"""Limits are derived less often than pools are looked at."""
+
 
 @dataclass(frozen=True, slots=True)
 class PoolParts:
@@ -73,6 +76,7 @@ def pool_parts(
         backlogs,
         metrics,
         lambda unit: _tpot_goal_s(unit, settings),
+        interval_s=INTERVALS_PER_LIMIT * settings.control_interval_s,
         is_on=settings.worker_concurrency_limit == "auto",
     )
     pricer = Pricer(
