@@ -11,7 +11,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 
 from global_scheduler.provisioning.base import Mode, Quantity, Rules
@@ -65,11 +66,13 @@ class ProvisioningSettings(BaseModel):
         default=False, description="leave standby units running when the gateway ends"
     )
 
-    @model_validator(mode="after")
-    def _bounds_agree(self) -> ProvisioningSettings:
-        if self.max_units is not None and self.max_units < self.min_units:
-            raise ValueError(f"max_units is {self.max_units}, below min_units, {self.min_units}")
-        return self
+    @field_validator("max_units")
+    @classmethod
+    def _not_below_least(cls, value: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("min_units", 0)
+        if value is not None and value < least:
+            raise ValueError(f"must be at least min_units, {least}")
+        return value
 
     @property
     def provisioning_rules(self) -> Rules:
