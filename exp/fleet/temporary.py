@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exp.fleet.display import TerminalDisplay
+from exp.fleet.display import Display, TerminalDisplay
 from exp.fleet.health import wait_for_units
 from exp.fleet.plan import Plan
 from exp.fleet.state import Store
@@ -21,13 +21,16 @@ START_TIMEOUT_S = 600.0
 
 
 @contextmanager
-def temporary_fleet(plan: Plan) -> Iterator[str]:
-    """Runs the fleet for as long as the block lasts; gives the gateway's address."""
+def supervised_fleet(plan: Plan, display: Display | None = None) -> Iterator[Supervisor]:
+    """Runs the fleet for as long as the block lasts; gives what can mend it meanwhile.
+
+    Without a ``display`` the terminal tells what is ready.
+    """
     with tempfile.TemporaryDirectory(prefix="astrolabe-") as folder:
         store = Store(Path(folder))
         supervisor = Supervisor(
             store=store,
-            display=TerminalDisplay(sys.stderr),
+            display=display or TerminalDisplay(sys.stderr),
             project=PROJECT,
             start_timeout_s=START_TIMEOUT_S,
         )
@@ -35,6 +38,13 @@ def temporary_fleet(plan: Plan) -> Iterator[str]:
             supervisor.up(plan)
             try:
                 wait_for_units(plan.parts[-1].url)
-                yield plan.parts[-1].url
+                yield supervisor
             finally:
                 supervisor.down()
+
+
+@contextmanager
+def temporary_fleet(plan: Plan, display: Display | None = None) -> Iterator[str]:
+    """Runs the fleet for as long as the block lasts; gives the gateway's address."""
+    with supervised_fleet(plan, display):
+        yield plan.parts[-1].url

@@ -53,6 +53,8 @@ class Answered:
     status: int | None = None
     unit: str | None = None
     """As the gateway names it."""
+    retry_after: str | None = None
+    """The header."""
     error: str | None = None
     is_openai_error: bool = False
     """The error came in OpenAI's JSON."""
@@ -101,6 +103,7 @@ async def send(
         ) as response:
             answered.status = response.status
             answered.unit = response.headers.get("x-astrolabe-unit")
+            answered.retry_after = response.headers.get("retry-after")
             if response.status != 200:
                 _note_refusal(answered, await response.read())
             elif response.content_type == "text/event-stream":
