@@ -120,16 +120,19 @@ class UnitRegistry:
 
 
 def parse_unit(text: str) -> Unit:
-    """``NAME=ENGINE_URL[,PREDICTOR_URL]``, as ``--unit`` takes it.
+    """``NAME[@LIMIT]=ENGINE_URL[,PREDICTOR_URL]``, as ``--unit`` takes it.
 
     Raises:
         BadRequest: the text has another form or a URL is not http(s).
     """
-    name, equals, urls = text.partition("=")
+    name_and_limit, equals, urls = text.partition("=")
+    name, at, limit = name_and_limit.strip().partition("@")
     engine_url, _, predictor_url = urls.partition(",")
-    if not equals or not name.strip() or not engine_url:
-        raise BadRequest(f"unit {text!r} must look like NAME=ENGINE_URL[,PREDICTOR_URL]")
-    return new_unit(name.strip(), engine_url.strip(), predictor_url.strip() or None)
+    if not equals or not name or not engine_url or (at and not _is_limit(limit)):
+        raise BadRequest(f"unit {text!r} must look like NAME[@LIMIT]=ENGINE_URL[,PREDICTOR_URL]")
+    return new_unit(
+        name, engine_url.strip(), predictor_url.strip() or None, int(limit) if at else None
+    )
 
 
 def new_unit(
@@ -151,6 +154,10 @@ def new_unit(
         None if predictor_url is None else _checked_url("predictor_url", predictor_url),
         concurrency_limit=concurrency_limit,
     )
+
+
+def _is_limit(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) > 0
 
 
 def _checked_url(key: str, url: str) -> str:

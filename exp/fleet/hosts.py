@@ -126,8 +126,13 @@ def _gateway(configs: HostConfigs, python: str, units: list[UnitAddress]) -> Par
     if configs.scheduler.policy:
         command += ["--policy", configs.scheduler.policy]
     command += gateway_flags(configs.scheduler.options)
-    command += [f"--unit={unit.name}={unit.engine_url},{unit.predictor_url}" for unit in units]
+    command += [f"--unit={_unit(address)}" for address in units]
     return Part(role="gateway", name="gateway", command=tuple(command), url=_local_url(port))
+
+
+def _unit(address: UnitAddress) -> str:
+    limit = f"@{address.concurrency_limit}" if address.concurrency_limit else ""
+    return f"{address.name}{limit}={address.engine_url},{address.predictor_url}"
 
 
 def _local_url(port: int) -> str:

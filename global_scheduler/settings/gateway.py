@@ -64,7 +64,8 @@ class GatewaySettings(
     )
     unit: Annotated[list[str], NoDecode] = Field(
         default_factory=list,
-        description="a unit as NAME=ENGINE_URL[,PREDICTOR_URL]; repeat for each unit",
+        description="a unit as NAME[@LIMIT]=ENGINE_URL[,PREDICTOR_URL], LIMIT being the requests "
+        "at a time on it; repeat for each unit",
     )
     hosts: Path | None = Field(
         default=None, description="a host configuration file that lists the units"

@@ -11,6 +11,7 @@ from pydantic_settings import CliApp
 
 from exp.fleet.hosts import host_plans
 from global_scheduler.settings import GatewaySettings
+from global_scheduler.units import parse_unit
 from wire.host_config import HostConfigs, load_host_configs
 from wire.model_config import ConfigError
 
@@ -85,6 +86,9 @@ def test_units_of_a_host_may_bear_different_loads() -> None:
     limits = {"worker_concurrency_limit": 6, "worker_concurrency_limits": {"node1-2": 12}}
     configs = HostConfigs.model_validate({"nodes": [{**NODE, "num_gpus": 2, **limits}]})
     assert [unit.concurrency_limit for unit in configs.units(PROJECT)] == [6, 12]
+    (host,) = host_plans(configs, PROJECT)
+    settings = CliApp.run(GatewaySettings, cli_args=list(host.plan.parts[-1].command[3:]))
+    assert [parse_unit(text).concurrency_limit for text in settings.unit] == [6, 12]
 
 
 def test_a_limit_for_no_unit_is_refused() -> None:

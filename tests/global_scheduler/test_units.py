@@ -23,10 +23,22 @@ def test_a_unit_is_parsed_with_and_without_a_sidecar() -> None:
         "http://h:8101",
     )
     assert parse_unit("a=https://h").predictor_url is None
+    assert parse_unit("a@12=https://h").concurrency_limit == 12
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a", "a=", "=http://h", "a=ftp://h", "a=http://", "a b=http://h"]
+    "text",
+    [
+        "",
+        "a",
+        "a=",
+        "=http://h",
+        "a=ftp://h",
+        "a=http://",
+        "a b=http://h",
+        "a@=http://h",
+        "a@0=http://h",
+    ],
 )
 def test_a_unit_that_cannot_be_parsed_is_quoted(text: str) -> None:
     """The message holds what was given."""
