@@ -22,6 +22,8 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.prompt_tokens import EstimatingCounter, PromptTokenCounter, TokenizerCounter
 from global_scheduler.provisioning.admin import provisioning_router
 from global_scheduler.provisioning.standby import load_standby_units
+from global_scheduler.quotas.admin import quotas_router
+from global_scheduler.quotas.assembly import open_limiter
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry, new_unit, parse_unit
@@ -94,14 +96,16 @@ class App:
         self._control.include_router(parts.pools.router(guard))
         controller = parts.provisioning.controller
         self._control.include_router(provisioning_router(controller, time.monotonic, guard))
+        self._control.include_router(quotas_router(self._base.limiter, guard))
 
 
 def create_app(settings: GatewaySettings) -> App:
     """The gateway as an ASGI application.
 
     Raises:
-        BadRequest: a unit cannot be parsed.
-        ConfigError: the host configuration or the file of standby units cannot be used.
+        BadRequest: a unit or a quota cannot be parsed.
+        ConfigError: the host configuration, the file of standby units or the store of quotas cannot
+            be used.
         OSError: the tokenizer is not there, or the request log cannot be opened.
         ModelFolderError: the length estimator cannot be used.
     """
@@ -127,7 +131,9 @@ def _foundation(
     estimator = open_estimator(settings.length_estimator, settings.length_deadline_ms / 1e3)
     lengths = Lengths(estimator, metrics.registry, time.monotonic)
     standby = load_standby_units(settings.standby_units, [unit.name for unit in units.all()])
-    return Foundation(units, metrics, tokens, lengths, _request_log(settings, metrics), standby)
+    limiter = open_limiter(settings, metrics.registry)
+    request_log = _request_log(settings, metrics)
+    return Foundation(units, metrics, tokens, lengths, request_log, standby, limiter)
 
 
 def _token_counter(settings: GatewaySettings) -> PromptTokenCounter:

@@ -34,6 +34,7 @@ from global_scheduler.provisioning.standby import StandbyUnit
 from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.holding import Holding
+from global_scheduler.quotas.limiter import Limiter
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import UnitRegistry
@@ -53,6 +54,7 @@ class Foundation:
     lengths: Lengths
     request_log: RequestLog | None
     standby: list[StandbyUnit]
+    limiter: Limiter
 
 
 class Parts:
@@ -120,6 +122,7 @@ class Parts:
         await self.provisioning.close()
         await self.pools.close()
         await self.predictions.close()
+        await self.base.limiter.store.close()
 
     def _late_binding(self) -> LateBinding:
         settings, limit = self.settings, self.settings.worker_concurrency_limit
@@ -177,6 +180,7 @@ class Parts:
             base.tokens,
             observations,
             base.metrics,
+            base.limiter,
             clock=time.monotonic,
             goal_defaults=settings.goal_defaults,
             max_attempts=settings.max_attempts,
@@ -188,6 +192,7 @@ class Parts:
             upstream,
             generations,
             base.metrics,
+            base.limiter,
             max_body_bytes=settings.max_body_bytes,
             api_keys=tuple(key.get_secret_value() for key in settings.api_key),
         )

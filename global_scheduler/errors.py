@@ -10,6 +10,7 @@ GatewayError
 ├── RequestTimeout     408  the client did not finish sending its body
 ├── TooManyRequests    429  refused for now: queues full, waited too long, goals, quota
 ├── UpstreamFailed     502  every unit that was tried failed
+├── QuotasUnknown      503  nobody knows what the key may still use
 └── NoUnitAvailable    503  no healthy unit serves the model
 """
 
@@ -106,6 +107,13 @@ class UpstreamFailed(GatewayError):
     """Every unit that was tried failed before its first byte."""
 
     status = 502
+
+
+class QuotasUnknown(GatewayError):
+    """The store of quotas does not answer, and requests are to wait for it."""
+
+    status = 503
+    type = "overloaded_error"
 
 
 class NoUnitAvailable(GatewayError):

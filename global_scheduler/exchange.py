@@ -32,6 +32,8 @@ class Exchange:
         """Whether the response's head has been sent."""
         self.complete = False
         """Whether the client has all of its answer; leaving then is no disconnect."""
+        self.standing_headers: RawHeaders = []
+        """What the answer carries, whatever it will be."""
         self._is_event_stream = False
         self._receive = receive
         self._send = send
@@ -110,6 +112,7 @@ class Exchange:
             name == b"content-type" and value.startswith(b"text/event-stream")
             for name, value in headers
         )
+        headers = headers + self.standing_headers
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, chunk: bytes) -> None:

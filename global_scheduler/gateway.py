@@ -33,6 +33,7 @@ from global_scheduler.generations import (
     unit_headers,
 )
 from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.quotas.limiter import Limiter
 from global_scheduler.relay import relay_stream
 from global_scheduler.units import UnitRegistry
 from global_scheduler.upstream import RawHeaders, UnitFailed, Upstream
@@ -60,6 +61,7 @@ class Gateway:
         upstream: Upstream,
         generations: Generations,
         metrics: GatewayMetrics,
+        limiter: Limiter,
         *,
         max_body_bytes: int,
         api_keys: tuple[str, ...],
@@ -70,6 +72,7 @@ class Gateway:
         self._upstream = upstream
         self._generations = generations
         self._metrics = metrics
+        self._limiter = limiter
         self._max_body_bytes = max_body_bytes
         self._api_keys = [key.encode() for key in api_keys]
 
@@ -127,7 +130,11 @@ class Gateway:
         headers = self._upstream.headers(
             exchange.scope["headers"], request_id, keep_auth=not self._api_keys
         )
-        async with exchange.until_client_leaves():
+        # How many tokens it takes is not known before the answer, and only if that is streamed.
+        async with (
+            self._limiter.reserved(exchange, 0, 0) as reservation,
+            exchange.until_client_leaves(),
+        ):
             try:
                 opening = self._upstream.open(unit, method, exchange.target, headers, body)
                 async with await opening as response:
@@ -142,6 +149,7 @@ class Gateway:
             except UnitFailed as failure:
                 note_failure(unit, failure, request_id, self._metrics)
                 raise UpstreamFailed(f"unit {unit.name} failed: {failure}") from failure
+            reservation.answered(relayed)
             self._metrics.request_ended(unit.name, relayed.status)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
@@ -22,6 +22,8 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.prefixes import prefix_of
 from global_scheduler.prompt_tokens import PromptTokenCounter
+from global_scheduler.quotas.keys import key_id
+from global_scheduler.quotas.limiter import Limiter, Reservation
 from global_scheduler.relay import Relayed, relay_stream, relay_whole
 from global_scheduler.slo import GoalDefaults, read_slo
 from global_scheduler.units import Unit, UnitRegistry
@@ -41,6 +43,7 @@ class Generation:
     request: GenerationRequest
     job: Job
     body: bytes
+    reservation: Reservation
 
 
 class Generations:
@@ -57,6 +60,7 @@ class Generations:
         tokens: PromptTokenCounter,
         observations: Observations,
         metrics: GatewayMetrics,
+        limiter: Limiter,
         *,
         clock: Callable[[], float],
         goal_defaults: GoalDefaults,
@@ -72,6 +76,7 @@ class Generations:
         self._tokens = tokens
         self._metrics = metrics
         self._observations = observations
+        self._limiter = limiter
         self._clock = clock
         self._goal_defaults = goal_defaults
         self._max_attempts = max_attempts
@@ -86,8 +91,13 @@ class Generations:
         """
         arrived_s = self._clock()
         job = await self._job(exchange, request, arrived_s)
-        async with exchange.until_client_leaves():
-            await self._attempt_units(Generation(exchange, request, job, body))
+        num_output_tokens = round(job.length.mean_tokens) * request.num_sequences
+        async with (
+            self._limiter.reserved(exchange, job.num_prompt_tokens, num_output_tokens) as reserved,
+            exchange.until_client_leaves(),
+        ):
+            job = self._with_own_id(exchange, job)
+            await self._attempt_units(Generation(exchange, request, job, body, reserved))
 
     async def _job(self, exchange: Exchange, request: GenerationRequest, arrived_s: float) -> Job:
         model = request.model or self._only_model()
@@ -97,9 +107,6 @@ class Generations:
         question = request.length_question(model, num_prompt_tokens)
         needs = self._dispatcher.routing.policy.needs
         length = await self._lengths.estimate(question, by_model=needs != "nothing")
-        if exchange.request_id in self._late_binding:
-            # Two clients may use one id at a time; queues, ledger and sidecars must not mix them.
-            exchange.request_id = f"{exchange.request_id[:100]}-{uuid.uuid4().hex[:8]}"
         return Job(
             request_id=exchange.request_id,
             model=model,
@@ -110,12 +117,22 @@ class Generations:
             max_tokens=request.max_tokens,
             priority=request.priority,
             importance=importance,
-            user=request.user,
+            user=request.user or _key_of(exchange),
             session_id=session_of(exchange.header),
             prefix=prefix_of(model, request),
             is_streamed=request.stream,
             slo=slo,
         )
+
+    def _with_own_id(self, exchange: Exchange, job: Job) -> Job:
+        """Two clients may use one id at a time; queues, ledger and sidecars must not mix them.
+
+        No await may stand between this and the queue.
+        """
+        if job.request_id not in self._late_binding:
+            return job
+        exchange.request_id = f"{job.request_id[:100]}-{uuid.uuid4().hex[:8]}"
+        return replace(job, request_id=exchange.request_id)
 
     def _only_model(self) -> str:
         models = self._units.models()
@@ -148,6 +165,7 @@ class Generations:
             return False
         unit, decision = chosen
         self._late_binding.placed(ticket)
+        generation.reservation.sent()
         tried.add(unit.name)
         may_retry = len(tried) < self._max_attempts and any(
             other.name not in tried for other in self._units.eligible(job.model)
@@ -156,6 +174,7 @@ class Generations:
         try:
             relayed = await self._try_unit(generation, unit, decision, may_retry)
         except UnitFailed as failure:
+            generation.reservation.failed()
             decision.status = UpstreamFailed.status
             note_failure(unit, failure, job.request_id, self._metrics)
             if not may_retry:
@@ -164,6 +183,7 @@ class Generations:
                 ) from failure
             self._late_binding.enter_again(ticket, tried=unit.name)
             return False
+        generation.reservation.answered(relayed)
         self._observations.note(
             generation.request,
             job,
@@ -191,6 +211,11 @@ class Generations:
         self, generation: Generation, unit: Unit, decision: Decision, may_retry: bool
     ) -> Relayed:
         exchange, request_id = generation.exchange, generation.job.request_id
+
+        def on_tokens(count: int) -> None:
+            self._ledger.streamed(unit, request_id, count)
+            generation.reservation.streamed(count)
+
         headers = self._upstream.headers(
             exchange.scope["headers"], request_id, keep_auth=self._forward_authorization
         )
@@ -209,8 +234,14 @@ class Generations:
                 ours,
                 may_retry=may_retry,
                 clock=self._clock,
-                on_tokens=lambda count: self._ledger.streamed(unit, request_id, count),
+                on_tokens=on_tokens,
             )
+
+
+def _key_of(exchange: Exchange) -> str:
+    """Whose request it is, by API key; empty if there is none."""
+    authorization = exchange.header(b"authorization")
+    return key_id(authorization) if authorization else ""
 
 
 def note_failure(unit: Unit, failure: UnitFailed, request_id: str, metrics: GatewayMetrics) -> None:
