@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import uvicorn
 from pydantic import ValidationError
-from pydantic_settings import CliApp
+from pydantic_settings import CliApp, SettingsConfigDict
 
 from global_scheduler.app import create_app
 from global_scheduler.errors import GatewayError
@@ -21,7 +24,7 @@ SHUTDOWN_GRACE_S = 5
 def main() -> int:
     """Run until told to stop; 2 for a configuration that cannot be used."""
     try:
-        settings = CliApp.run(GatewaySettings)
+        settings = read_settings(sys.argv[1:])
         logging.basicConfig(
             level=settings.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -46,6 +49,27 @@ def main() -> int:
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
     return 0
+
+
+def read_settings(argv: Sequence[str]) -> GatewaySettings:
+    """From flags, else the environment, else the file that ``--env-file`` names.
+
+    Raises:
+        ValidationError: a setting cannot be used.
+        OSError: the file cannot be read.
+    """
+    # Looked for ahead of all other flags, which are checked together with what the file says.
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--env-file", type=Path)
+    path = finder.parse_known_args(argv)[0].env_file
+    if path is not None:
+        path.open().close()  # one that is missing would be passed over in silence
+
+    class SettingsWithFile(GatewaySettings):
+        __doc__ = GatewaySettings.__doc__
+        model_config = SettingsConfigDict(env_file=path)
+
+    return CliApp.run(SettingsWithFile, cli_args=list(argv))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,11 @@ class GatewaySettings(
         cli_avoid_json=True,
     )
 
+    env_file: Path | None = Field(
+        default=None,
+        description="a file of NAME=VALUE lines, such as config/router_static.env; flags and the "
+        "environment come before it",
+    )
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(
         default=8200, ge=0, le=65535, description="port to listen on; 0 takes a free one"

@@ -1,0 +1,52 @@
+"""Settings from a file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from global_scheduler.__main__ import read_settings
+
+PROJECT = Path(__file__).parents[2]
+STATIC = ["--env-file", str(PROJECT / "config/router_static.env")]
+
+
+def test_the_static_router_is_adasplits_baseline() -> None:
+    """A fixed partition, no stealing, eight requests a unit, first come first served."""
+    settings = read_settings(STATIC)
+    assert (settings.pools, settings.num_long_units, settings.stealing) == ("static", 2, "off")
+    assert (settings.worker_concurrency_limit, settings.queue_order) == (8, "fifo")
+    assert (settings.policy, settings.provisioning) == ("least_outstanding", "off")
+
+
+def test_flags_come_before_the_environment_and_that_before_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The nearer to the command, the stronger."""
+    monkeypatch.setenv("ASTROLABE_GATEWAY_STEALING", "rasp")
+    monkeypatch.setenv("ASTROLABE_GATEWAY_QUEUE_ORDER", "sjf")
+    settings = read_settings([*STATIC, "--queue-order", "edf"])
+    assert (settings.pools, settings.stealing, settings.queue_order) == ("static", "rasp", "edf")
+
+
+def test_a_misspelt_setting_in_the_file_is_refused(tmp_path: Path) -> None:
+    """It would change nothing, and nobody would notice."""
+    path = tmp_path / "gateway.env"
+    path.write_text("ASTROLABE_GATEWAY_POOL=static\n")
+    with pytest.raises(ValidationError, match="pool"):
+        read_settings(["--env-file", str(path)])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """The gateway does not start without it."""
+    path = tmp_path / "none.env"
+    command = [sys.executable, "-m", "global_scheduler", "--env-file", str(path)]
+    ended = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 2
+    assert str(path) in ended.stderr
