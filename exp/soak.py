@@ -175,6 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--switch-every", type=float, default=60.0, metavar="S", help="(default %(default)g)")
     add("--trouble-every", type=float, default=8.0, metavar="S", help="mean (default %(default)g)")
     add("--seed", type=int, default=0, help="(default %(default)s)")
+    add("--port-offset", type=int, default=PORT_OFFSET, help="of all ports (default %(default)s)")
     add("--output", type=Path, metavar="JSON", help="write the findings there as well")
     return parser
 
@@ -182,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Soak and tell; 1 if something is wrong, 2 if the fleet cannot be run."""
     options = _parser().parse_args(argv)
-    plan = emulated_plan(options.units, 1.0, PORT_OFFSET)
+    plan = emulated_plan(options.units, 1.0, options.port_offset)
     try:
         with supervised_fleet(plan, SilentDisplay()) as supervisor:
             soak = Soak(
