@@ -39,7 +39,8 @@ def open_limiter(settings: GatewaySettings, registry: CollectorRegistry) -> Limi
 def _store(settings: GatewaySettings) -> Store:
     deadline_s = settings.quota_deadline_ms / 1e3
     if settings.redis_url is None:
-        return SqliteStore(settings.quota_file, time.time, deadline_s)
+        # A lock that is not had in half of the time is told as such.
+        return SqliteStore(settings.quota_file, time.time, deadline_s / 2)
     try:
         # Not everybody has the package, which nobody else needs.
         from global_scheduler.quotas.redis_store import RedisStore
