@@ -29,7 +29,7 @@ READ_UP_TO = FINE_UP_TO + 1_000 * COARSE_BLOCK
 """and beyond which a prompt is not looked at: about a million characters."""
 FIRST_CAPACITY_BLOCKS = 16_384
 MOST_CAPACITY_BLOCKS = 65_536
-"""Bounds of what is kept for a unit, in fine blocks: about 150 bytes each, 10 MB at most."""
+"""Bounds of what is kept for a unit, in fine blocks: about 80 bytes each, 5 MB at most."""
 
 
 @dataclass(frozen=True, slots=True)
