@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from global_scheduler.admin import admin_router, require_token
 from global_scheduler.assembly import Foundation, Parts, secret
+from global_scheduler.dashboard import dashboard_router
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
 from global_scheduler.gateway import Gateway
 from global_scheduler.lengths import Lengths, open_estimator
@@ -97,6 +98,7 @@ class App:
         controller = parts.provisioning.controller
         self._control.include_router(provisioning_router(controller, time.monotonic, guard))
         self._control.include_router(quotas_router(self._base.limiter, guard))
+        self._control.include_router(dashboard_router())
 
 
 def create_app(settings: GatewaySettings) -> App:

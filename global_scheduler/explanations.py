@@ -18,8 +18,8 @@ def reason_of(
     ticket: Ticket,
 ) -> str:
     """In words, for people who ask why."""
-    kind = f"{ticket.request_class} units" if not ticket.is_stolen else "units of the other pool"
-    parts = [f"{policy} of {len(candidates)} {kind} with room"]
+    num_units = f"{len(candidates)} unit{'s' if len(candidates) > 1 else ''} with room"
+    parts = [f"{policy} of {num_units}{' in the other pool' if ticket.is_stolen else ''}"]
     if not admission.meets_goals:
         parts.append("none is predicted to meet the goals")
     elif admission.num_able:

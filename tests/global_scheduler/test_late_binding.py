@@ -99,7 +99,7 @@ async def test_the_wait_is_part_of_what_is_predicted_and_shown() -> None:
         assert float(answer.headers["x-astrolabe-predicted-ttft-ms"]) >= waited_ms + 10
         decision = (await running.decisions())[-1]
         assert decision["waited_ms"] == pytest.approx(waited_ms, abs=0.001)
-        assert "short units with room" in decision["reason"]
+        assert "1 unit with room" in decision["reason"]
         assert await running.metric('astrolabe_queue_time_seconds_count{class="short"} ') == 2
 
 
