@@ -11,7 +11,7 @@ import pytest
 from tests.global_scheduler.fleet import ScriptedEngine, fleet
 
 pytestmark = pytest.mark.anyio
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = shutil.which("chromium")
 
 
 async def test_the_page_holds_no_data_and_may_load_nothing_from_elsewhere() -> None:
