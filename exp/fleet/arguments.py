@@ -56,7 +56,7 @@ def _add_actions(made: argparse.ArgumentParser) -> None:
     actions.add_argument("--install-only", action="store_true", help="make .venv, start nothing")
     made.add_argument(
         "--start-timeout",
-        type=_above_zero,
+        type=above_zero,
         metavar="SECONDS",
         help="how long all may take to become healthy (default: 180; 600 with --hosts or vllm-cpu)",
     )
@@ -72,20 +72,20 @@ def _add_local(made: argparse.ArgumentParser) -> None:
     )
     local.add_argument(
         "--units",
-        type=_at_least(1),
+        type=at_least(1),
         metavar="N",
         help="engines, each with its sidecar (default: 4 emulated, 2 vllm-cpu)",
     )
     local.add_argument(
         "--requests",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="N",
         default=40,
         help="prompts to send when all is healthy (default: 40; 0: none)",
     )
     local.add_argument(
         "--speed",
-        type=_above_zero,
+        type=above_zero,
         metavar="X",
         default=1.0,
         help="emulated engines run X times as fast as the hardware they stand for (default: 1)",
@@ -101,7 +101,7 @@ def _add_local(made: argparse.ArgumentParser) -> None:
     )
     local.add_argument(
         "--port-offset",
-        type=_at_least(0),
+        type=at_least(0),
         metavar="N",
         default=0,
         help="add N to all ports: engines 8001.., sidecars 8101.., gateway 8200 (default: 0)",
@@ -170,7 +170,9 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _at_least(lowest: int) -> Callable[[str], int]:
+def at_least(lowest: int) -> Callable[[str], int]:
+    """A type of argument: whole numbers from ``lowest`` on."""
+
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -183,7 +185,8 @@ def _at_least(lowest: int) -> Callable[[str], int]:
     return parse
 
 
-def _above_zero(text: str) -> float:
+def above_zero(text: str) -> float:
+    """A type of argument: finite numbers above 0."""
     try:
         value = float(text)
     except ValueError:

@@ -40,7 +40,7 @@ def host_plans(configs: HostConfigs, project: Path) -> list[HostPlan]:
         ConfigError: a model configuration cannot be used, or a host has too few GPUs.
     """
     plans = [
-        HostPlan(node.hostname, node, _plan(_node_parts(configs, node, project)))
+        HostPlan(node.hostname, node, _plan(node_parts(configs, node, project)))
         for node in configs.nodes
     ]
     hostname = configs.scheduler_hostname
@@ -58,7 +58,12 @@ def _plan(parts: list[Part]) -> Plan:
     return Plan(label=", ".join(part.title for part in parts), parts=tuple(parts))
 
 
-def _node_parts(configs: HostConfigs, node: Node, project: Path) -> list[Part]:
+def node_parts(configs: HostConfigs, node: Node, project: Path) -> list[Part]:
+    """The engines and sidecars of a host.
+
+    Raises:
+        ConfigError: its model configuration cannot be used, or it has too few GPUs.
+    """
     model = load_model_config(project / node.model_config_path)
     return [
         part

@@ -34,6 +34,8 @@ class Supervisor:
     project: Path
     """The folder the parts run in."""
     start_timeout_s: float = 180.0
+    command: str = "bash exp/setup.sh"
+    """What people have called, to tell them how to go on."""
     clock: Callable[[], float] = field(default=time.monotonic)
     sleep: Callable[[float], None] = field(default=time.sleep)
 
@@ -85,7 +87,7 @@ class Supervisor:
         if fleet.plan != plan:
             raise OtherFleetError(
                 f"Another fleet is running here ({fleet.plan.label}) than the one asked for"
-                f" ({plan.label}, or with other options). Stop it first: bash exp/setup.sh --stop"
+                f" ({plan.label}, or with other options). Stop it first: {self.command} --stop"
                 " (with --hosts FILE where it was deployed so)."
             )
         return fleet
