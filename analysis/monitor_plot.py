@@ -1,0 +1,133 @@
+"""Units over time, as exp.monitor_vllm saw them: requests, KV cache, tokens a second, TTFT."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from exp.scrapes import OK, Row, read_rows
+
+GATEWAY = "gateway"
+
+
+class _Panel(NamedTuple):
+    label: str
+    value: Callable[[Row], float | None]
+    top: float | None = None
+    of_gateway: bool = False
+    """Whether the gateway has such a figure."""
+
+
+PANELS = (
+    _Panel("requests running", lambda row: row.num_running),
+    _Panel("requests waiting\n(gateway: its queue)", lambda row: row.num_waiting, None, True),
+    _Panel("KV cache in use (%)", lambda row: _scaled(row.kv_cache_usage, 100), 100),
+    _Panel("output tokens a second", lambda row: row.generation_tokens_per_s),
+    _Panel("mean TTFT (s)", lambda row: _scaled(row.ttft_mean_ms, 1e-3), None, True),
+)
+SHADES = ("#12355b", "#c9a227", "#7a8fa6", "#8c3b2e", "#4f7d4a", "#9b7fb5")
+DASHES = ("-", "--", ":", "-.")
+"""Lines differ in lightness and dashes, so that they can be told apart in grey."""
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """A panel for each figure, a line for each unit; gaps where a unit did not answer."""
+    began_s = min(row.time_s for row in rows)
+    names = sorted({row.unit for row in rows} - {GATEWAY})
+    figure = Figure(figsize=(8.0, 9.6), layout="constrained")
+    axes = figure.subplots(len(PANELS), 1, sharex=True)
+    for panel, one in zip(PANELS, axes, strict=True):
+        for index, name in enumerate(names):
+            style = (SHADES[index % len(SHADES)], DASHES[index % len(DASHES)], 1.6)
+            _line(one, panel, [row for row in rows if row.unit == name], began_s, name, style)
+        if panel.of_gateway:
+            seen = [row for row in rows if row.unit == GATEWAY]
+            _line(one, panel, seen, began_s, GATEWAY, ("black", "-", 0.8))
+        one.set_ylabel(panel.label)
+        one.set_ylim(0, panel.top)
+        one.grid(alpha=0.3)
+        one.spines[["top", "right"]].set_visible(False)
+    is_any_dead = _mark_dead(axes[0], rows, names, began_s)
+    axes[-1].set_xlabel("seconds")
+    _legend(figure, axes, is_any_dead)
+    return figure
+
+
+def _line(
+    axes: Axes,
+    panel: _Panel,
+    rows: Sequence[Row],
+    began_s: float,
+    name: str,
+    style: tuple[str, str, float],
+) -> None:
+    """One unit; dots, too, where values stand alone between unknown ones."""
+    values = [panel.value(row) for row in rows]
+    colour, dashes, width = style
+    axes.plot(
+        [row.time_s - began_s for row in rows],
+        [math.nan if value is None else value for value in values],
+        linestyle=dashes,
+        marker=".",
+        markersize=2.5,
+        color=colour,
+        linewidth=width,
+        label=name,
+    )
+
+
+def _mark_dead(axes: Axes, rows: Sequence[Row], names: Sequence[str], began_s: float) -> bool:
+    """Crosses at the foot of the first panel where a unit gave no figures."""
+    dead = [row for row in rows if row.state != OK and row.unit in names]
+    for row in dead:
+        colour = SHADES[names.index(row.unit) % len(SHADES)]
+        axes.plot(row.time_s - began_s, 0, "x", color=colour, markersize=5, clip_on=False)
+    return bool(dead)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], is_any_dead: bool) -> None:
+    handles, labels = axes[1].get_legend_handles_labels()
+    if is_any_dead:
+        handles.append(Line2D([], [], color="#555555", marker="x", linestyle="none"))
+        labels.append("no answer")
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read, draw, save; 2 for a file that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.monitor_plot", description=__doc__)
+    add = parser.add_argument
+    add("result", type=Path, nargs="?", default=Path(".astrolabe/monitor.csv"))
+    add("--output", type=Path, help="the picture; a PDF is put beside it (default: as the result)")
+    options = parser.parse_args(argv)
+    try:
+        rows = read_rows(options.result)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not rows:
+        print(f"error: {options.result} has no rows", file=sys.stderr)
+        return 2
+    output = options.output or options.result.with_suffix(".png")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure = draw(rows)
+    for path in (output, output.with_suffix(".pdf")):
+        figure.savefig(path, dpi=150)
+    print(f"written to {output} and {output.with_suffix('.pdf')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
