@@ -25,7 +25,7 @@ OrderName = Literal[
 ]
 
 
-def _limit_of_environment() -> str:
+def environment_or_8() -> str:
     return os.environ.get("WORKER_CONCURRENCY_LIMIT", "8")
 
 
@@ -33,7 +33,7 @@ class QueueSettings(BaseModel):
     """Where requests wait until a unit has room."""
 
     worker_concurrency_limit: PositiveInt | Literal["auto"] = Field(
-        default_factory=_limit_of_environment,
+        default_factory=environment_or_8,
         validate_default=True,
         description="requests at a time on each unit, more wait in the gateway; auto: the most "
         "with which the TPOT goal is still met. Also taken from WORKER_CONCURRENCY_LIMIT",
