@@ -179,7 +179,6 @@ class Dispatcher:
         prediction = None
         if answer is not None:
             prediction = self._ledger.correct(answer.prediction, unit, answer.asked_at_s)
-            unit.prefixes.resize(prediction.kv_blocks_total)
         return Candidate(
             unit.name,
             prediction,

@@ -8,6 +8,7 @@ import aiohttp
 import anyio
 import msgspec
 
+from global_scheduler.cache_sizes import try_cache_size
 from global_scheduler.units import ModelCard, Unit, UnitRegistry
 
 
@@ -16,7 +17,7 @@ class _ModelList(msgspec.Struct):
 
 
 class HealthChecker:
-    """Asks every engine's ``/health`` and ``/v1/models`` at a fixed interval."""
+    """Asks every engine's ``/health`` at a fixed interval, and what it is when it comes back."""
 
     def __init__(
         self,
@@ -46,11 +47,29 @@ class HealthChecker:
     async def check(self, unit: Unit) -> None:
         """Check one unit."""
         try:
-            unit.check_passed(await self._models(unit))
+            models = await self._models(unit)
+            if not unit.healthy:
+                await self._size_cache(unit)
+            unit.check_passed(models)
         except asyncio.TimeoutError:
             unit.check_failed("no answer to the health check in time")
         except (aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
             unit.check_failed(str(error) or type(error).__name__)
+
+    async def _size_cache(self, unit: Unit) -> None:
+        """An engine that comes back may have another configuration; one may also say nothing."""
+        try:
+            async with self._session.get(
+                f"{unit.engine_url}/metrics",
+                timeout=self._timeout,
+                headers=self._headers,
+                raise_for_status=True,
+            ) as response:
+                size = try_cache_size(await response.text())
+        except (aiohttp.ClientError, asyncio.TimeoutError, UnicodeDecodeError):
+            return
+        if size is not None:
+            unit.prefixes.resize(size)
 
     async def _models(self, unit: Unit) -> dict[str, ModelCard]:
         async with self._session.get(

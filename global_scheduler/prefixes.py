@@ -99,12 +99,10 @@ class HeldPrefixes:
             sizes[block] = size
         self._evict()
 
-    def resize(self, kv_blocks_total: int) -> None:
-        """The unit's KV cache has so many blocks: it holds no more than fits in there."""
-        capacity = min(kv_blocks_total, MOST_CAPACITY_BLOCKS)
-        if capacity != self._capacity:
-            self._capacity = capacity
-            self._evict()
+    def resize(self, num_blocks: int) -> None:
+        """The unit's cache has so many blocks of ``KV_BLOCK_TOKENS`` tokens, and holds no more."""
+        self._capacity = min(num_blocks, MOST_CAPACITY_BLOCKS)
+        self._evict()
 
     def forget(self) -> None:
         """The unit is away: when it comes back, its cache may be empty."""

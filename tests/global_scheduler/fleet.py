@@ -101,6 +101,7 @@ class ScriptedEngine:
     answer_backlogs: Behaviour | None = None
     models: tuple[str, ...] = ("m",)
     healthy: bool = True
+    metrics: bytes = b""
     requests: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     questions: list[PredictBatchRequest] = field(default_factory=list)
     backlogs: list[BacklogRequest] = field(default_factory=list)
@@ -116,6 +117,8 @@ class ScriptedEngine:
         elif scope["path"] == "/v1/models":
             cards = [{"id": model, "object": "model"} for model in self.models]
             await reply(send, 200, json.dumps({"data": cards}).encode())
+        elif scope["path"] == "/metrics":
+            await reply(send, 200, self.metrics)
         elif scope["path"] == "/predict/batch":
             await self._predict(scope, body, receive, send)
         elif scope["path"] == "/predict/backlog":

@@ -45,6 +45,25 @@ async def test_a_request_goes_where_its_prefix_is() -> None:
     assert all(view["num_cached_tokens"] == 0 for view in last["candidates"])
 
 
+@pytest.mark.parametrize(
+    ("labels", "num_cached_tokens"),
+    [
+        ('num_gpu_blocks="20",block_size="16"', 320),
+        ('block_size="8",num_gpu_blocks="20",enable_prefix_caching="True"', 160),
+        ('num_gpu_blocks="20",block_size="16",enable_prefix_caching="False"', 0),
+        ('num_gpu_blocks="None",block_size="16"', 400),
+    ],
+)
+async def test_units_hold_as_much_as_their_engines_say(labels: str, num_cached_tokens: int) -> None:
+    """Its own page tells the size of an engine's cache; without it more is thought to be held."""
+    page = f'# HELP x y\nvllm:cache_config_info{{engine="0",{labels}}} 1.0\n'
+    engine = ScriptedEngine(predict=by_uncached, metrics=page.encode())
+    async with fleet(engine) as running:
+        for _ in range(2):
+            await running.complete(prompt=list(range(401)))
+    assert engine.questions[-1].requests[0].num_cached_tokens == num_cached_tokens
+
+
 async def test_what_a_restarted_unit_held_is_forgotten() -> None:
     """It is asked as if it had never seen the prompt."""
     engine = ScriptedEngine(predict=by_uncached)
