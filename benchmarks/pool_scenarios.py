@@ -67,7 +67,7 @@ def emulated_scenario(num_units: int, duration_s: float) -> Scenario:
             phases=_twice(duration_s),
             streams={
                 SHORT: Stream(rates=Rates(rate, rate), source=SHAREGPT, bounds=chats),
-                LONG: Stream(rates=Rates(0.75 * num_units, 0.0), source="2000-3500", bounds=papers),
+                LONG: Stream(rates=Rates(0.5 * num_units, 0.0), source="2000-3500", bounds=papers),
             },
         ),
     )
