@@ -17,10 +17,8 @@ from exp.workloads.replay import request_body
 from exp.workloads.streams import Answered, send
 from exp.workloads.trace import TracedRequest
 
-KNEE_SHARE = 0.9
-"""Of the highest throughput seen."""
-LEAST_GAIN = 1.05
-"""Two levels in a row that add less to the throughput end the search for the knee."""
+LEVELS_BEYOND_KNEE = 2
+"""Of less power than the best one: they end the search."""
 SPREAD = 0.25
 """Answers are up to so much shorter or longer, so that they do not all end at once."""
 DEADLINE_S = 600.0
@@ -48,6 +46,12 @@ class Level:
     ttft_ms_p90: float
     tpot_ms_mean: float
     tpot_ms_p90: float
+    e2e_ms_mean: float
+
+    @property
+    def power(self) -> float:
+        """Throughput over response time; where it is highest is the knee (Kleinrock 1979)."""
+        return self.output_tokens_per_s / self.e2e_ms_mean
 
 
 async def measure(url: str, model: str, concurrency: int, load: Load) -> Level:
@@ -121,6 +125,7 @@ def _level(concurrency: int, answers: Sequence[Answered], from_s: float, until_s
         ttft_ms_p90=round(float(np.percentile(ttft_ms, 90)), 3),
         tpot_ms_mean=round(float(np.mean(tpot_ms)), 3),
         tpot_ms_p90=round(float(np.percentile(tpot_ms, 90)), 3),
+        e2e_ms_mean=round(float(np.mean([one.e2e_ms for one in meanwhile])), 3),
     )
 
 
@@ -128,10 +133,8 @@ def is_enough(levels: Sequence[Level], tpot_goal_ms: float | None) -> bool:
     """Whether a higher concurrency cannot be the best one."""
     if tpot_goal_ms is not None:
         return levels[-1].tpot_ms_p90 > tpot_goal_ms
-    if len(levels) < 3:
-        return False
-    first, second, third = (one.output_tokens_per_s for one in levels[-3:])
-    return second < first * LEAST_GAIN and third < second * LEAST_GAIN
+    best = max(range(len(levels)), key=lambda index: levels[index].power)
+    return best < len(levels) - LEVELS_BEYOND_KNEE
 
 
 def best_level(levels: Sequence[Level], tpot_goal_ms: float | None) -> Level | None:
@@ -139,5 +142,4 @@ def best_level(levels: Sequence[Level], tpot_goal_ms: float | None) -> Level | N
     if tpot_goal_ms is not None:
         good = [one for one in levels if one.tpot_ms_p90 <= tpot_goal_ms]
         return max(good, key=lambda one: one.concurrency, default=None)
-    highest = max(one.output_tokens_per_s for one in levels)
-    return next(one for one in levels if one.output_tokens_per_s >= KNEE_SHARE * highest)
+    return max(levels, key=lambda one: one.power)

@@ -2,8 +2,8 @@
 
 Keeps 1, 2, 4, 8, ... requests running on the unit, for some seconds each, and measures output
 tokens a second, TTFT and TPOT. The best concurrency is the largest that keeps --tpot-goal-ms (for
-nine in ten requests) if one is given; otherwise the knee, which is the smallest that reaches 90 %
-of the highest throughput seen. Send the unit nothing else meanwhile.
+nine in ten requests) if one is given; otherwise the knee, where throughput over response time is
+highest. Send the unit nothing else meanwhile.
 
 examples:
   python -m exp.micro_bench --url http://node1:8001
