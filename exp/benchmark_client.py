@@ -28,6 +28,7 @@ from pathlib import Path
 import msgspec
 from tqdm import tqdm
 
+from exp.fleet.arguments import above_zero
 from exp.workloads.errors import WorkloadError
 from exp.workloads.replay import Goals, Sent, Target, replay, served_model
 from exp.workloads.summary import ALL, summarise
@@ -72,13 +73,13 @@ def parser() -> argparse.ArgumentParser:
     add("--api-key", help="sent as a bearer token")
     add(
         "--time-scale",
-        type=_positive,
+        type=above_zero,
         default=1.0,
         help="the trace's times are multiplied by it: 0.5 is twice the load (%(default)g)",
     )
     add(
         "--deadline",
-        type=_positive,
+        type=above_zero,
         default=600.0,
         metavar="S",
         help="a request that takes longer is given up and counted as lost (%(default)g)",
@@ -96,18 +97,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0 (got {text})")
-    return value
-
-
 def _goal(text: str) -> tuple[str, float]:
     name, _, goal = text.partition("=")
     if not name or not goal:
         raise argparse.ArgumentTypeError(f"must be like short=1000 (got {text})")
-    return name, _positive(goal)
+    return name, above_zero(goal)
 
 
 def _goals(options: argparse.Namespace) -> Mapping[str, Goals]:

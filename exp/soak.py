@@ -32,6 +32,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.processes import rss_mb
+from exp.fleet.arguments import above_zero, at_least
 from exp.fleet.display import SilentDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.local import emulated_plan
@@ -169,13 +170,24 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--minutes", type=float, default=30.0, help="of load (default %(default)g)")
-    add("--units", type=int, default=4, help="emulated units (default %(default)s)")
-    add("--rate", type=float, default=6.0, help="most requests a second (default %(default)g)")
-    add("--switch-every", type=float, default=60.0, metavar="S", help="(default %(default)g)")
-    add("--trouble-every", type=float, default=8.0, metavar="S", help="mean (default %(default)g)")
+    add("--minutes", type=above_zero, default=30.0, help="of load (default %(default)g)")
+    add("--units", type=at_least(1), default=4, help="emulated units (default %(default)s)")
+    add("--rate", type=above_zero, default=6.0, help="most requests a second (default %(default)g)")
+    add("--switch-every", type=above_zero, default=60.0, metavar="S", help="(default %(default)g)")
+    add(
+        "--trouble-every",
+        type=above_zero,
+        default=8.0,
+        metavar="S",
+        help="mean (default %(default)g)",
+    )
     add("--seed", type=int, default=0, help="(default %(default)s)")
-    add("--port-offset", type=int, default=PORT_OFFSET, help="of all ports (default %(default)s)")
+    add(
+        "--port-offset",
+        type=at_least(0),
+        default=PORT_OFFSET,
+        help="of all ports (default %(default)s)",
+    )
     add("--output", type=Path, metavar="JSON", help="write the findings there as well")
     return parser
 

@@ -32,9 +32,11 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from exp.fleet.arguments import above_zero, at_least
 from exp.workloads.arrivals import Phases, Rates
 from exp.workloads.contents import SHAREGPT, Bounds, parse_span
 from exp.workloads.errors import TraceError
@@ -74,19 +76,22 @@ def _load(options: argparse.Namespace) -> MixedLoad:
 
 
 def _stream(name: str, options: argparse.Namespace) -> Stream:
-    def of(option: str) -> object:
-        return getattr(options, f"{name}_{option}")
-
-    steady, in_on, in_off = of("rate"), of("rate_on"), of("rate_off")
-    rest = steady if name == SHORT else 0.0
+    prefix = f"{name}_"
+    given: dict[str, Any] = {
+        key.removeprefix(prefix): value
+        for key, value in vars(options).items()
+        if key.startswith(prefix)
+    }
+    steady = given["rate"]
+    at_rest = steady if name == SHORT else 0.0
     return Stream(
         rates=Rates(
-            on_per_s=steady if in_on is None else in_on,  # type: ignore[arg-type]
-            off_per_s=rest if in_off is None else in_off,  # type: ignore[arg-type]
+            on_per_s=steady if given["rate_on"] is None else given["rate_on"],
+            off_per_s=at_rest if given["rate_off"] is None else given["rate_off"],
         ),
-        source=str(of("prompts")),
+        source=given["prompts"],
         bounds=Bounds(
-            output=parse_span(str(of("output"))),
+            output=parse_span(given["output"]),
             exact_lengths=options.exact_lengths,
             max_model_len=options.max_model_len,
         ),
@@ -114,12 +119,12 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path(".astrolabe/trace.jsonl"), help="(%(default)s)")
     add("--plot", type=Path, metavar="PNG", help="draw the arrivals over time as well")
     add("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
-    add("--duration", type=_positive, default=60.0, metavar="S", help="(%(default)g)")
-    add("--on", type=_not_negative, default=15.0, metavar="S", help="an ON phase (%(default)g)")
-    add("--off", type=_not_negative, default=15.0, metavar="S", help="an OFF phase (%(default)g)")
+    add("--duration", type=above_zero, default=60.0, metavar="S", help="(%(default)g)")
+    add("--on", type=_zero_or_more, default=15.0, metavar="S", help="an ON phase (%(default)g)")
+    add("--off", type=_zero_or_more, default=15.0, metavar="S", help="an OFF phase (%(default)g)")
     add(
         "--burstiness",
-        type=_positive,
+        type=above_zero,
         default=1.0,
         help="shape of gamma-distributed gaps, as in vLLM's benchmark: 1 is Poisson, less is"
         " burstier (%(default)g)",
@@ -134,16 +139,16 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-model-len",
-        type=_positive_count,
+        type=at_least(1),
         default=4096,
         help="prompt and answer of each request fit into it (%(default)s)",
     )
-    add("--users", type=_count, default=0, help="draw each request's user from so many")
+    add("--users", type=at_least(0), default=0, help="draw each request's user from so many")
     add("--replay", type=Path, metavar="CSV", help="take arrivals and lengths from a recorded file")
-    add("--from", dest="from_s", type=_not_negative, default=0.0, metavar="S", help="where from")
+    add("--from", dest="from_s", type=_zero_or_more, default=0.0, metavar="S", help="where from")
     add(
         "--long-above-tokens",
-        type=_positive_count,
+        type=at_least(1),
         default=1500,
         help="prompt and answer of a replayed request, above which it is long (%(default)s)",
     )
@@ -155,9 +160,9 @@ def _add_class(
 ) -> None:
     add = made.add_argument_group(f"{name} requests").add_argument
     off = "the same" if name == SHORT else "none"
-    add(f"--{name}-rate", type=_not_negative, default=rate, help="a second (%(default)g)")
-    add(f"--{name}-rate-on", type=_not_negative, help="in ON phases (default: the same)")
-    add(f"--{name}-rate-off", type=_not_negative, help=f"in OFF phases (default: {off})")
+    add(f"--{name}-rate", type=_zero_or_more, default=rate, help="a second (%(default)g)")
+    add(f"--{name}-rate-on", type=_zero_or_more, help="in ON phases (default: the same)")
+    add(f"--{name}-rate-off", type=_zero_or_more, help=f"in OFF phases (default: {off})")
     add(f"--{name}-prompts", default=prompts, metavar="WHAT", help="see above (%(default)s)")
     add(
         f"--{name}-output",
@@ -165,36 +170,12 @@ def _add_class(
         metavar="TOKENS",
         help="max_tokens, a number or a span (%(default)s)",
     )
-    add(f"--{name}-slo-ttft-ms", type=_positive, help="latency goal that each request names")
-    add(f"--{name}-slo-tpot-ms", type=_positive, help="latency goal that each request names")
+    add(f"--{name}-slo-ttft-ms", type=above_zero, help="latency goal that each request names")
+    add(f"--{name}-slo-tpot-ms", type=above_zero, help="latency goal that each request names")
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0 (got {text})")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must not be negative (got {text})")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must not be negative (got {text})")
-    return value
-
-
-def _positive_count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more (got {text})")
-    return value
+def _zero_or_more(text: str) -> float:
+    return 0.0 if text in ("0", "0.0") else above_zero(text)
 
 
 def _header(options: argparse.Namespace) -> TraceHeader:
