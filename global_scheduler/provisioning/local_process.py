@@ -56,8 +56,15 @@ class LocalProcess:
             raise ProvisionerFailed(f"cannot start: {what}: {error.strerror}") from error
 
     async def stop(self) -> None:
-        """End them: TERM, and KILL after 15 s."""
-        await anyio.to_thread.run_sync(self._stop)
+        """End them: TERM, and KILL after 15 s.
+
+        Raises:
+            ProvisionerFailed: the record cannot be removed.
+        """
+        try:
+            await anyio.to_thread.run_sync(self._stop)
+        except OSError as error:
+            raise ProvisionerFailed(f"cannot stop: {error}") from error
 
     def try_failure(self) -> str | None:
         """That a process has ended by itself, with its last words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,13 +141,13 @@ class ProvisioningLoop:
 
     async def _adopt(self) -> None:
         """Take in what an earlier gateway has left running."""
-        for name, standby in self._standby.items():
-            unit = _unit_of(standby)
-            await self._around.health.check(unit)
+        units = [_unit_of(standby) for standby in self._standby.values()]
+        await asyncio.gather(*map(self._around.health.check, units))
+        for unit in units:
             if unit.healthy:
                 self._around.units.add(unit)
-                self.controller.adopted(name, self._around.clock())
-                logger.info("standby unit %s is running already", name)
+                self.controller.adopted(unit.name, self._around.clock())
+                logger.info("standby unit %s is running already", unit.name)
         self._around.on_change()
 
     def _report(self, one: Standby) -> None:

@@ -28,10 +28,19 @@ from wire.model_config import ConfigError, load_config
 def _is_command(value: str) -> str:
     if not shlex.split(value):
         raise ValueError("must not be empty")
+    return _is_text(value)
+
+
+def _is_text(value: str) -> str:
+    if "\0" in value:
+        raise ValueError("must not contain NUL")
     return value
 
 
 Command = Annotated[str, AfterValidator(_is_command)]
+Text = Annotated[str, AfterValidator(_is_text)]
+EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
 UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -48,7 +57,7 @@ class ProcessSpec(_Strict):
         min_length=1, description="the engine's and the sidecar's; no shell reads them"
     )
     cwd: Path = Path()
-    env: dict[str, str] = Field(default_factory=dict, description="added to the gateway's own")
+    env: dict[EnvName, Text] = Field(default_factory=dict, description="added to the gateway's")
 
 
 class SshSpec(SshLogin):
@@ -67,7 +76,7 @@ class WebhookSpec(_Strict):
 
     kind: Literal["webhook"]
     url: Url
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    headers: dict[HeaderName, SecretStr] = Field(default_factory=dict)
     timeout_s: PositiveFloat = 30.0
 
 

@@ -52,7 +52,7 @@ class Webhook:
                 said = (await response.content.read(LONGEST_REASON)).decode(errors="replace")
         except asyncio.TimeoutError as error:
             raise self._failure(f"no answer within {self._spec.timeout_s:g} s") from error
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, ValueError) as error:  # ValueError: a header's line break
             raise self._failure(str(error) or type(error).__name__) from error
         if not 200 <= response.status < 300:
             raise self._failure(f"status {response.status}: {said.strip()}")

@@ -66,11 +66,13 @@ def test_a_scheduler_may_have_a_host_of_its_own() -> None:
 def test_options_of_the_gateway_reach_it() -> None:
     """Settings are given by their names, and the gateway's own parser understands them."""
     options = {"queue_order": "sjf", "max_attempts": 2, "slo": "*=2000,100"}
+    options |= {"learn_threshold": True, "max_queue_age_s": 1.5}
     data = {"nodes": [NODE], "scheduler": {"policy": "random", "options": options}}
     (host,) = host_plans(HostConfigs.model_validate(data), PROJECT)
     gateway = host.plan.parts[-1]
     settings = CliApp.run(GatewaySettings, cli_args=list(gateway.command[3:]))
     assert (settings.policy, settings.queue_order, settings.max_attempts) == ("random", "sjf", 2)
+    assert (settings.learn_threshold, settings.max_queue_age_s) == (True, 1.5)
     assert settings.slo == ["*=2000,100"]
 
 

@@ -214,6 +214,7 @@ def test_the_example_file_is_valid() -> None:
         ({"provisioner": {"kind": "process", "commands": ["x", ""]}}, "commands.1"),
         ({"provisioner": {"kind": "ssh", "hostname": "-oX", "start": "a", "stop": "b"}}, "-oX"),
         ({"provisioner": {"kind": "webhook", "url": "ftp://h"}}, "ftp://h"),
+        ({"provisioner": {"kind": "process", "commands": ["x"], "env": {"A=B": "1"}}}, "A=B"),
         ({"colour": "blue"}, "units.0.colour"),
     ],
 )
