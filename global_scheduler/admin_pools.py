@@ -128,7 +128,7 @@ class PoolAdmin:
         }
 
     def _units_shown(self) -> list[dict[str, Any]]:
-        """Those that are capacity; ``pool`` null serves both classes."""
+        """Those that are capacity; those without a pool serve both classes."""
         return [
             {
                 "name": room.unit,

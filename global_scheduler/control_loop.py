@@ -168,7 +168,7 @@ class PoolControl:
         self.prices.pop(models, None)
         if not num_long or not self._book.needs_prices(prospect.group):
             return demand
-        splits = range(len(prospect.group.units))
+        splits = range(1, len(prospect.group.units) + 1)
         cases = {number: prospect.case(number, class_of) for number in splits}
         prices = await self._pricer.price(prospect.units, cases, "prices")
         self.prices[models] = prices

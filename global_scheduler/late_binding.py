@@ -143,7 +143,7 @@ class LateBinding:
             Room(
                 unit.name,
                 unit.models,
-                self.book.pool_of(unit.name),
+                self.book.class_of(unit.name),
                 self.limit_of(unit),
                 len(unit.outstanding),
                 0.0 if unit.outstanding else now_s - unit.last_ended_s,

@@ -160,6 +160,6 @@ class StealPermits:
         peers = [
             other
             for other in self._late_binding.rooms()
-            if other.pool == room.pool and set(other.models) == set(room.models)
+            if other.pool in (None, room.pool) and set(other.models) == set(room.models)
         ]
         return GAP_WINDOW_S / num_recent * max(1, len(peers))

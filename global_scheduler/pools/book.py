@@ -53,7 +53,6 @@ class PoolBook:
         self._pools: dict[str, RequestClass] = {}
         self._controllers: dict[Models, Controller] = {}
         self._groups: dict[Models, list[Capacity]] = {}
-        self._shared: set[str] = set()
 
     @property
     def regime(self) -> Regime | None:
@@ -63,12 +62,18 @@ class PoolBook:
     def switch(self, regime: Regime | None) -> None:
         """Divide the units anew from the next ``seat`` on."""
         self._regime = regime
-        for forgotten in (self._pools, self._controllers, self._groups, self._shared):
-            forgotten.clear()
+        self._pools.clear()
+        self._controllers.clear()
+        self._groups.clear()
 
     def pool_of(self, unit: str) -> RequestClass | None:
-        """None serves both classes."""
-        return None if unit in self._shared else self._pools.get(unit)
+        """None is in no pool."""
+        return self._pools.get(unit)
+
+    def class_of(self, unit: str) -> RequestClass | None:
+        """Of the requests that a unit is there for; None serves both."""
+        pool = self._pools.get(unit)
+        return None if pool == "long" and self._has_open_long else pool
 
     def groups(self) -> list[Group]:
         """Those that were there at the last ``seat``, in their present pools."""
@@ -77,8 +82,8 @@ class PoolBook:
     def seat(self, capacity: Sequence[Capacity], registered: Collection[str]) -> list[Move]:
         """Give units that have come a pool, and take notice of those that have gone.
 
-        Forgets all that are not ``registered``. Each group keeps a short unit, and as many long
-        ones as its regime demands.
+        Forgets all that are not ``registered``. Each group keeps a unit that serves short requests,
+        and as many long ones as its regime demands.
         """
         if self._regime is None:
             return []
@@ -97,7 +102,6 @@ class PoolBook:
                 if unit.name not in self._pools:
                     self._pools[unit.name] = self._first_pool(units, self._regime)
             moves += self._fill_gaps(units, self._regime)
-        self._note_shared()
         return moves
 
     def needs_prices(self, group: Group) -> bool:
@@ -112,7 +116,6 @@ class PoolBook:
         move = self._controllers[models].decide(PoolSituation(units, demand), now_s)
         if move is not None:
             self._pools[move.unit] = move.to
-            self._note_shared()
         return move
 
     def assign(self, unit: str, pool: RequestClass) -> None:
@@ -126,36 +129,34 @@ class PoolBook:
         for units in self._groups.values():
             pooled = self._pooled(units)
             short = [one.name for one in pooled if one.pool == "short"]
-            if pool == "long" and short == [unit]:
+            if pool == "long" and short == [unit] and not self._has_open_long:
                 raise CannotMove(f"unit {unit!r} is the last one for short requests")
         self._pools[unit] = pool
-        self._note_shared()
+
+    @property
+    def _has_open_long(self) -> bool:
+        return self._regime is not None and self._regime.has_open_long
 
     def _pooled(self, units: Sequence[Capacity]) -> tuple[PooledUnit, ...]:
         return tuple(PooledUnit(unit.name, self._pools[unit.name], unit.active) for unit in units)
 
     def _first_pool(self, units: Sequence[Capacity], regime: Regime) -> RequestClass:
         pools = [self._pools.get(unit.name) for unit in units]
+        if regime.num_long is None:
+            return "long"
         return "long" if "short" in pools and pools.count("long") < regime.num_long else "short"
 
     def _fill_gaps(self, units: Sequence[Capacity], regime: Regime) -> list[Move]:
         moves: list[Move] = []
         short = [unit for unit in self._pooled(units) if unit.pool == "short"]
         long = [unit for unit in self._pooled(units) if unit.pool == "long"]
-        if not short:
+        if not short and not regime.has_open_long:
             moves.append(Move(least_busy(long).name, "short", "the last short unit has gone"))
         elif len(long) < regime.min_long and len(short) > 1:
             moves.append(Move(least_busy(short).name, "long", "a long unit has gone"))
         for move in moves:
             self._pools[move.unit] = move.to
         return moves
-
-    def _note_shared(self) -> None:
-        self._shared.clear()
-        if self._regime is not None and self._regime.is_shared_without_long:
-            for units in self._groups.values():
-                if all(unit.pool == "short" for unit in self._pooled(units)):
-                    self._shared.update(unit.name for unit in units)
 
 
 def _groups(capacity: Sequence[Capacity]) -> dict[Models, list[Capacity]]:

@@ -2,8 +2,9 @@
 
 The price of a split is what its queues would meet under it (``pricing.py``). A move must gain more
 than it costs, and must seem right several times in a row: forecasts of a few seconds hold little.
-While no unit is long, all serve both classes (``regimes.py``), so a pool for long requests has to
-be worth what it takes from the short ones; when there are none any more, it is given back.
+Long units take short requests, too (``regimes.py``): the fewer of them there are, the more long
+requests are confined. At first all are long, which is as if there were no pools, and so they are
+again when there are no long requests any more: confining them has to be worth what it costs them.
 """
 
 from __future__ import annotations
@@ -29,15 +30,14 @@ DRAIN_WEIGHT_PER_S = 0.01
 class PredictiveLimits:
     """When a gain is enough."""
 
-    move_cost: float = 0.5
+    move_cost: float = 2.0
     """In missed goals: what a move must gain at least."""
     gain_share: float = 0.1
     """And this share of the present price."""
     patience: int = 2
     """Decisions in a row that must want a move in the same direction."""
     cooldown_s: float = 2.0
-    min_short: int = 1
-    min_long: int = 0
+    min_long: int = 1
 
 
 class Predictive:
@@ -57,11 +57,13 @@ class Predictive:
     def decide(self, situation: PoolSituation, now_s: float) -> Move | None:
         """One unit towards the cheapest split."""
         demand, num_long = situation.demand, len(situation.of("long"))
-        change, reason = self._without_long(demand, num_long)
-        if change == 0 and demand.prices is not None:
-            if num_long not in demand.prices:
-                return self._fall_back(situation, now_s)
-            change, reason = self._by_price(demand.prices, num_long, len(situation.units))
+        num_units = len(situation.units)
+        if demand.prices is None:
+            change, reason = self._without_prices(demand, num_long, num_units)
+        elif num_long in demand.prices:
+            change, reason = self._by_price(demand.prices, num_long)
+        else:
+            return self._fall_back(situation, now_s)
         self._times = self._times + 1 if change == self._wanted else 1
         self._wanted = change
         is_cooling = now_s - self._moved_s < self._limits.cooldown_s
@@ -72,19 +74,16 @@ class Predictive:
             return Move(least_busy(situation.of("short")).name, "long", reason)
         return Move(least_busy(situation.of("long")).name, "short", reason)
 
-    def _without_long(self, demand: Demand, num_long: int) -> tuple[int, str]:
-        """-1 if the long units are there for nobody."""
-        if demand.queue_long or demand.num_expected_long or num_long <= self._limits.min_long:
+    def _without_prices(self, demand: Demand, num_long: int, num_units: int) -> tuple[int, str]:
+        """1 if long requests are confined though there are none."""
+        if demand.queue_long or demand.num_expected_long or num_long >= num_units:
             return 0, ""
-        return -1, "no long request waits or is expected"
+        return 1, "no long request waits or is expected"
 
-    def _by_price(
-        self, prices: Mapping[int, SplitPrice], num_long: int, num_units: int
-    ) -> tuple[int, str]:
+    def _by_price(self, prices: Mapping[int, SplitPrice], num_long: int) -> tuple[int, str]:
         """-1, 0 or 1, and why."""
         limits, present = self._limits, score(prices[num_long])
-        most = num_units - limits.min_short
-        allowed = [number for number in prices if limits.min_long <= number <= most]
+        allowed = [number for number in prices if number >= limits.min_long]
         best = min(
             allowed,
             key=lambda number: (score(prices[number]), abs(number - num_long)),

@@ -72,13 +72,15 @@ def plan(
 ) -> Shares:
     """Shares of requests, which are in the order in which they would leave.
 
-    Each goes to the unit of its pool with the least to do, or of all units if the pool is empty.
+    Each goes to the unit with the least to do; long ones to long units only, if there are any.
     """
     pools = split_of([load.unit for load in loads], num_long)
     tokens = {load.unit.name: load.num_outstanding_tokens for load in loads}
     shares: dict[str, list[Waiting]] = {load.unit.name: [] for load in loads}
     for one in requests:
-        able = [unit for unit, pool in pools.items() if pool == class_of(one)] or list(pools)
+        able = list(pools)
+        if class_of(one) == "long":
+            able = [unit for unit in able if pools[unit] == "long"] or able
         unit = min(able, key=lambda name: (tokens[name], name))
         shares[unit].append(one)
         tokens[unit] += one.size

@@ -21,12 +21,12 @@ class Regime:
     name: PoolsName
     new_controller: Callable[[], Controller]
     """One for each group of units, for each has a cooldown of its own."""
-    num_long: int
-    """Long units at the beginning, in each group."""
+    num_long: int | None
+    """Long units at the beginning, in each group; None: all."""
     min_long: int
     """When there are fewer because some have gone, short units take their place."""
-    is_shared_without_long: bool
-    """While no unit of a group is long, all of it serve both classes."""
+    has_open_long: bool
+    """Long units take short requests, too: only the short pool is kept free of the other class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,5 @@ def regime(name: PoolsName, rules: RegimeRules, *, may_steal: bool) -> Regime | 
         num_long = max(rules.num_long, qhap.min_long)
         return Regime(name, lambda: Qhap(qhap), num_long, qhap.min_long, False)
     limits = rules.predictive
-    return Regime(
-        name, lambda: Predictive(limits, Qhap(qhap)), limits.min_long, limits.min_long, True
-    )
+    qhap = replace(qhap, min_long=max(qhap.min_long, limits.min_long))
+    return Regime(name, lambda: Predictive(limits, Qhap(qhap)), None, limits.min_long, True)

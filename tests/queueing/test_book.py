@@ -25,8 +25,8 @@ def fleet(*names: str, model: str = "m") -> list[Capacity]:
 
 
 def pools(of: PoolBook, *names: str) -> str:
-    """Their pools' first letters; ``-`` serves both."""
-    return "".join((of.pool_of(name) or "-")[0] for name in names)
+    """First letters of the classes that they serve; ``-`` serves both."""
+    return "".join((of.class_of(name) or "-")[0] for name in names)
 
 
 def test_units_take_their_seats_as_they_come() -> None:
@@ -87,17 +87,19 @@ def test_a_move_is_carried_out() -> None:
     assert of.decide(("gone",), Demand(0, 0), 1.0) is None
 
 
-def test_predictive_shares_all_units_while_none_is_long() -> None:
-    """Nothing is divided before that is worth it, nor after."""
+def test_predictive_begins_as_if_there_were_no_pools() -> None:
+    """Its long units serve both classes; short ones are kept free of long requests."""
     of = book("predictive")
     of.seat(fleet("a", "b", "c"), ALL)
     assert pools(of, "a", "b", "c") == "---"
-    prices = {n: SplitPrice(9, missed, 0, 1.0) for n, missed in enumerate((9, 0, 5))}
+    prices = {n: SplitPrice(9, missed, 0, 1.0) for n, missed in enumerate((9, 5, 0, 9))}
     moves = [of.decide(("m",), Demand(0, 3, 3, prices), float(second)) for second in range(3)]
-    assert [move and move.unit for move in moves] == [None, "a", None]
-    assert pools(of, "a", "b", "c") == "lss"
-    of.seat(fleet("b", "c"), ALL)  # the long one has failed: the others serve both classes again
-    assert pools(of, "b", "c") == "--"
+    assert [move and (move.unit, move.to) for move in moves] == [None, ("a", "short"), None]
+    assert pools(of, "a", "b", "c") == "s--"
+    assert of.pool_of("b") == "long"
+    of.seat(fleet("a"), ALL)
+    of.seat(fleet("a", "d"), ALL)
+    assert pools(of, "a", "d") == "--"  # it was alone, so it had to serve both
 
 
 def test_somebody_serves_long_requests_where_they_cannot_be_stolen() -> None:
@@ -143,14 +145,14 @@ def test_another_regime_divides_anew() -> None:
 def test_both_classes_are_served_however_units_come_and_go(
     moments: list[tuple[set[str], int]], name: PoolsName, may_steal: bool
 ) -> None:
-    """A short unit always; a long one unless long requests can be stolen or all serve both."""
+    """Short requests always; long ones unless Q-HAP leaves them to be stolen."""
     of = book(name, may_steal=may_steal)
     for second, (present, queue_long) in enumerate(moments):
         of.seat(fleet(*present), ALL)
         of.decide(("m",), Demand(0, queue_long, prices={}), float(second))
         seen = pools(of, *present)
         assert not present or "s" in seen or "-" in seen
-        if len(present) > 1 and (name == "static" or not may_steal):
+        if present and (name != "qhap" or not may_steal):
             assert "l" in seen or "-" in seen
 
 

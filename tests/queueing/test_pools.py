@@ -155,9 +155,9 @@ def test_a_wavering_forecast_moves_nothing() -> None:
 
 
 def test_forecasts_respect_the_guardrails_too() -> None:
-    """One short unit stays, however good it would be to have none."""
+    """One long unit stays, however good it would be for the short requests to have none."""
     controller = Predictive(PredictiveLimits(), Static())
-    seen = situation(1, 1, 0, priced(9, 9, 0))
+    seen = situation(1, 1, 0, priced(0, 9, 9))
     assert [controller.decide(seen, time) for time in (0.0, 1.0, 2.0)] == [None] * 3
 
 
@@ -175,21 +175,22 @@ def test_nobody_asked_is_not_nobody_answered() -> None:
     assert [controller.decide(situation(2, 1, 0, None), float(t)) for t in range(9)] == [None] * 9
 
 
-def test_long_units_without_long_requests_are_given_back() -> None:
-    """One by one, whatever prices say; not while one may come soon."""
+def test_confinement_without_long_requests_is_lifted() -> None:
+    """One by one; not while one may come soon."""
     controller = Predictive(PredictiveLimits(), Static())
     moves = []
-    num_long = 2
+    num_long = 1
     for second in range(9):
-        expected = second < 2
-        seen = situation(1, num_long, 0, priced(5, 5, 5), num_expected_long=expected)
+        is_calm = second >= 2
+        prices = None if is_calm else priced(5, 5, 5, 5)
+        seen = situation(3 - num_long, num_long, 0, prices, num_expected_long=not is_calm)
         move = controller.decide(seen, float(second))
         if move is not None:
-            num_long -= 1
+            num_long += 1
             moves.append((second, f"{move.unit} {move.to}: {move.reason}"))
     assert moves == [
-        (3, "l1 short: no long request waits or is expected"),
-        (5, "l0 short: no long request waits or is expected"),
+        (3, "s1 long: no long request waits or is expected"),
+        (5, "s0 long: no long request waits or is expected"),
     ]
 
 
@@ -202,8 +203,8 @@ def test_constant_prices_move_units_one_way_only(
 ) -> None:
     """Towards one split and no further, from wherever they begin."""
     prices = {n: SplitPrice(99, short, long, 1.0) for n, (short, long) in enumerate(missed)}
-    num_units, controller = len(missed), Predictive(PredictiveLimits(), Static())
-    num_long = data.draw(st.integers(0, num_units - 1))
+    num_units, controller = len(missed) - 1, Predictive(PredictiveLimits(), Static())
+    num_long = data.draw(st.integers(1, num_units))
     steps = []
     for second in range(60):
         move = controller.decide(
@@ -212,7 +213,7 @@ def test_constant_prices_move_units_one_way_only(
         if move is not None:
             steps.append(1 if move.to == "long" else -1)
             num_long += steps[-1]
-            assert 0 <= num_long < num_units
+            assert 1 <= num_long <= num_units
     assert len(set(steps)) <= 1
 
 

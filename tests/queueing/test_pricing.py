@@ -41,20 +41,20 @@ def test_the_fewest_and_least_busy_units_change(num_long: int, long: set[str]) -
     assert {name for name, pool in found.items() if pool == "long"} == long
 
 
-def test_shares_go_to_the_units_of_their_class() -> None:
-    """Each to the one with the least to do, in the order in which they leave."""
+def test_long_requests_share_the_long_units_only() -> None:
+    """Each request goes to the unit with the least to do, in the order in which they leave."""
     chats = [
         request(f"c{n}", num_prompt_tokens=100, expected_output_tokens=100.0) for n in range(3)
     ]
     book = request("book", num_prompt_tokens=5_000)
-    given_loads = [Load(unit("s0"), 150.0), Load(unit("s1"), 0.0), Load(unit("l0"), 0.0)]
+    given_loads = [Load(unit("s0"), 150.0), Load(unit("s1"), 0.0), Load(unit("l0"), 160.0)]
     shares = plan(given_loads, 1, [*chats, book], CLASSES.class_of)
     names = {name: [one.request_id for one in share] for name, share in shares.items()}
-    assert names == {"s0": ["c1"], "s1": ["c0", "c2"], "l0": ["book"]}
+    assert names == {"s0": ["c1"], "s1": ["c0"], "l0": ["c2", "book"]}
 
 
 def test_a_class_without_units_shares_those_of_the_other() -> None:
-    """In the order in which requests leave."""
+    """As if there were no pools."""
     book, chat = request("book", num_prompt_tokens=5_000), request("chat")
     shares = plan(loads(unit("s0")), 0, [book, chat], CLASSES.class_of)
     assert [one.request_id for one in shares["s0"]] == ["book", "chat"]
