@@ -122,7 +122,7 @@ class Parts:
         await self.provisioning.close()
         await self.pools.close()
         await self.predictions.close()
-        await self.base.limiter.store.close()
+        await self.base.limiter.close()
 
     def _late_binding(self) -> LateBinding:
         settings, limit = self.settings, self.settings.worker_concurrency_limit

@@ -37,10 +37,9 @@ def open_limiter(settings: GatewaySettings, registry: CollectorRegistry) -> Limi
 
 
 def _store(settings: GatewaySettings) -> Store:
-    deadline_s = settings.quota_deadline_ms / 1e3
     if settings.redis_url is None:
         # A lock that is not had in half of the time is told as such.
-        return SqliteStore(settings.quota_file, time.time, deadline_s / 2)
+        return SqliteStore(settings.quota_file, time.time, settings.quota_deadline_ms / 2e3)
     try:
         # Not everybody has the package, which nobody else needs.
         from global_scheduler.quotas.redis_store import RedisStore
@@ -48,4 +47,4 @@ def _store(settings: GatewaySettings) -> Store:
         raise ConfigError(
             "--redis-url needs the extra: pip install astrolabe-llm[redis]"
         ) from error
-    return RedisStore(settings.redis_url.get_secret_value(), deadline_s)
+    return RedisStore(settings.redis_url.get_secret_value())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +14,28 @@ WhenUnknown = Literal["open", "closed"]
 
 class StoreFailed(Exception):
     """The store is away or broken; the message is the reason."""
+
+
+class StoreLate(StoreFailed):
+    """It did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Count a request of so many tokens in the present slot, if it fits."""
+
+    key: str
+    quota: Quota
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Correct the tokens of a slot; below 0 gives back. A slot that is over is left alone."""
+
+    key: str
+    slot: int
+    num_more_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +52,11 @@ class Store(Protocol):
     name: str
     """What kind it is."""
 
-    async def reserve(self, key: str, quota: Quota, num_tokens: int) -> Judgement:
-        """Count a request of so many tokens in the present slot, if it fits; in one step."""
+    async def settle(self, corrections: Sequence[Settle]) -> None:
+        """Correct what requests have used."""
 
-    async def settle(self, key: str, slot: int, num_more_tokens: int) -> None:
-        """Correct the tokens of a slot; below 0 gives back. A slot that is over is left alone."""
+    async def reserve(self, requests: Sequence[Reserve]) -> list[Judgement]:
+        """One after the other, each in one step, whoever else uses the store."""
 
     async def usage(self) -> dict[str, Usage]:
         """Of every key that has used anything within the window."""

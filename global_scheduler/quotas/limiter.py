@@ -15,14 +15,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import anyio
-
 from global_scheduler.errors import QuotasUnknown, TooManyRequests
 from global_scheduler.exchange import Exchange
-from global_scheduler.quotas.base import Judgement, Store, StoreFailed, WhenUnknown
+from global_scheduler.quotas.base import (
+    Judgement,
+    Reserve,
+    Settle,
+    Store,
+    StoreFailed,
+    StoreLate,
+    WhenUnknown,
+)
 from global_scheduler.quotas.keys import Quotas, key_id
 from global_scheduler.quotas.quota_metrics import QuotaMetrics
 from global_scheduler.quotas.ratelimit_headers import ratelimit_headers
+from global_scheduler.quotas.shared_calls import SharedCalls
 from global_scheduler.quotas.window import Quota, fits, retry_after_s, slot_at
 from global_scheduler.relay import Relayed
 
@@ -81,9 +88,14 @@ class Limiter:
         self.store = store
         self._metrics = metrics
         self._clock = clock
-        self._deadline_s = deadline_s
+        self._calls = SharedCalls(store, deadline_s=deadline_s, on_failure=self._failed)
         self._when_unknown = when_unknown
         self._paused_until_s = float("-inf")
+
+    async def close(self) -> None:
+        """When the store has been told what requests have used."""
+        await self._calls.close()
+        await self.store.close()
 
     @asynccontextmanager
     async def reserved(
@@ -106,8 +118,7 @@ class Limiter:
         finally:
             surplus = reservation.num_used_tokens - reservation.num_expected_tokens
             if slot is not None and surplus:
-                with anyio.CancelScope(shield=True):  # for as long as the deadline at most
-                    await self._settle(key, slot, surplus)
+                self._calls.settle(Settle(key, slot, surplus))
 
     async def _admit(
         self, exchange: Exchange, key: str, quota: Quota, num_tokens: int
@@ -137,27 +148,14 @@ class Limiter:
 
     async def _try_reserve(self, key: str, quota: Quota, num_tokens: int) -> Judgement | None:
         if self._clock() < self._paused_until_s:
-            self._metrics.store_failed("paused")
+            self._metrics.uncounted("paused")
             return None
         try:
-            with anyio.fail_after(self._deadline_s):
-                return await self.store.reserve(key, quota, num_tokens)
-        except TimeoutError:
-            self._failed("late", f"no answer within {self._deadline_s:g} s")
+            return await self._calls.reserve(Reserve(key, quota, num_tokens))
         except StoreFailed as error:
-            self._failed("failed", str(error))
+            self._metrics.uncounted("late" if isinstance(error, StoreLate) else "failed")
         return None
 
-    async def _settle(self, key: str, slot: int, num_more_tokens: int) -> None:
-        try:
-            with anyio.fail_after(self._deadline_s):
-                await self.store.settle(key, slot, num_more_tokens)
-        except TimeoutError:
-            self._metrics.store_failed("settle_late")
-        except StoreFailed:
-            self._metrics.store_failed("settle_failed")
-
-    def _failed(self, reason: str, message: str) -> None:
-        self._metrics.store_failed(reason)
+    def _failed(self, error: StoreFailed) -> None:
         self._paused_until_s = self._clock() + PAUSE_S
-        logger.warning("the %s store of quotas fails: %s", self.store.name, message)
+        logger.warning("the %s store of quotas fails: %s", self.store.name, error)

@@ -15,9 +15,9 @@ class QuotaMetrics:
             ["limit"],
             registry=registry,
         )
-        self._store_failures = Counter(
-            "astrolabe_quota_store_failures",
-            "Requests that could not be counted or settled, by reason.",
+        self._uncounted = Counter(
+            "astrolabe_quota_uncounted",
+            "Requests with a quota that could not be counted, by what the store did.",
             ["reason"],
             registry=registry,
         )
@@ -26,6 +26,6 @@ class QuotaMetrics:
         """A request was refused for its ``requests`` or its ``tokens``."""
         self._rejected.labels(limit).inc()
 
-    def store_failed(self, reason: str) -> None:
-        """The store did not do what it was asked to."""
-        self._store_failures.labels(reason).inc()
+    def uncounted(self, reason: str) -> None:
+        """The store was ``late``, ``failed``, or is left alone for that (``paused``)."""
+        self._uncounted.labels(reason).inc()

@@ -6,16 +6,20 @@ the Redis server, so that the hosts' need not agree.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from global_scheduler.quotas.base import Judgement, StoreFailed
+from global_scheduler.quotas.base import Judgement, Reserve, Settle, StoreFailed
 from global_scheduler.quotas.window import LONGEST_S, NUM_SLOTS, SLOT_S, Quota, Slot, Usage
 
 PREFIX = "astrolabe:quota:"
 KEYS_A_PAGE = 500
+TIMEOUT_S = 5.0
+"""Of a socket; callers give up earlier."""
 
 _WINDOW = f"""
 local time = redis.call('TIME')
@@ -70,7 +74,7 @@ class RedisStore:
 
     name = "redis"
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str) -> None:
         """``url`` as in ``redis://[:password@]host:6379/0``; nothing is connected yet.
 
         Raises:
@@ -78,44 +82,57 @@ class RedisStore:
         """
         try:
             self._redis = Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
             )
         except ValueError as error:
             raise StoreFailed(str(error)) from error
 
-    async def reserve(self, key: str, quota: Quota, num_tokens: int) -> Judgement:
+    async def reserve(self, requests: Sequence[Reserve]) -> list[Judgement]:
         """See ``Store``."""
-        limits = [
-            -1 if limit is None else limit
-            for limit in (quota.requests_per_minute, quota.tokens_per_minute)
-        ]
-        answer = cast(_Answer, await self._eval(_RESERVE, key, *limits, num_tokens))
-        return Judgement(bool(answer[0]), _usage(answer))
+        answers = await self._run(
+            _RESERVE, [(r.key, *_limits(r.quota), r.num_tokens) for r in requests]
+        )
+        return [Judgement(bool(answer[0]), _usage(answer)) for answer in answers]
 
-    async def settle(self, key: str, slot: int, num_more_tokens: int) -> None:
+    async def settle(self, corrections: Sequence[Settle]) -> None:
         """See ``Store``."""
-        await self._eval(_SETTLE, key, f"t{slot}", num_more_tokens)
+        await self._run(_SETTLE, [(c.key, f"t{c.slot}", c.num_more_tokens) for c in corrections])
 
     async def usage(self) -> dict[str, Usage]:
         """See ``Store``."""
-        found = {}
-        try:
-            async for name in self._redis.scan_iter(f"{PREFIX}*", count=KEYS_A_PAGE):
-                key = name.decode().removeprefix(PREFIX)
-                found[key] = _usage(cast(_Answer, await self._eval(_READ, key)))
-        except (RedisError, OSError) as error:
-            raise StoreFailed(str(error) or type(error).__name__) from error
-        return {key: usage for key, usage in found.items() if usage.slots}
+        pattern, length = f"{PREFIX}*", len(PREFIX)
+        with _failures():
+            names = [name async for name in self._redis.scan_iter(pattern, count=KEYS_A_PAGE)]
+        keys = [name.decode()[length:] for name in names]
+        answers = await self._run(_READ, [(key,) for key in keys])
+        found = zip(keys, map(_usage, answers), strict=True)
+        return {key: usage for key, usage in found if usage.slots}
 
     async def close(self) -> None:
         """See ``Store``."""
         await self._redis.aclose()
 
-    async def _eval(self, script: str, key: str, *arguments: str | int) -> Any:
-        try:
-            return await self._redis.eval(script, 1, PREFIX + key, *map(str, arguments))
-        except (RedisError, OSError) as error:
-            raise StoreFailed(str(error) or type(error).__name__) from error
+    async def _run(self, script: str, calls: Sequence[tuple[str | int, ...]]) -> list[_Answer]:
+        """Run a script for each key with its arguments, all in one round trip."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for key, *arguments in calls:
+            pipeline.eval(script, 1, f"{PREFIX}{key}", *map(str, arguments))
+        with _failures():
+            return cast(list[_Answer], await pipeline.execute())
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise StoreFailed(str(error) or type(error).__name__) from error
+
+
+def _limits(quota: Quota) -> tuple[int, int]:
+    """As the script takes them: -1 is no limit."""
+    requests, tokens = quota.requests_per_minute, quota.tokens_per_minute
+    return -1 if requests is None else requests, -1 if tokens is None else tokens
 
 
 def _usage(answer: _Answer) -> Usage:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -17,8 +17,8 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
-from global_scheduler.quotas.base import Judgement, StoreFailed
-from global_scheduler.quotas.window import NUM_SLOTS, Quota, Slot, Usage, fits, slot_at
+from global_scheduler.quotas.base import Judgement, Reserve, Settle, StoreFailed
+from global_scheduler.quotas.window import NUM_SLOTS, Slot, Usage, fits, slot_at
 
 _Result = TypeVar("_Result")
 
@@ -70,13 +70,13 @@ class SqliteStore:
             raise StoreFailed(f"{path}: {error}") from error
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="quotas")
 
-    async def reserve(self, key: str, quota: Quota, num_tokens: int) -> Judgement:
+    async def reserve(self, requests: Sequence[Reserve]) -> list[Judgement]:
         """See ``Store``."""
-        return await self._run(partial(self._reserve, key, quota, num_tokens))
+        return await self._run(partial(self._reserve, requests))
 
-    async def settle(self, key: str, slot: int, num_more_tokens: int) -> None:
+    async def settle(self, corrections: Sequence[Settle]) -> None:
         """See ``Store``."""
-        await self._run(partial(self._settle, key, slot, num_more_tokens))
+        await self._run(partial(self._settle, corrections))
 
     async def usage(self) -> dict[str, Usage]:
         """See ``Store``."""
@@ -93,25 +93,29 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise StoreFailed(str(error)) from error
 
-    def _reserve(self, key: str, quota: Quota, num_tokens: int) -> Judgement:
+    def _reserve(self, requests: Sequence[Reserve]) -> list[Judgement]:
         with self._transaction():
             now_s = self._wall_clock()
-            present = slot_at(now_s)
-            self._prune(present)
-            before = self._read(key, now_s)
-            if not fits(quota, before, num_tokens):
-                return Judgement(False, before)
-            self._connection.execute(_COUNT, (key, present, num_tokens))
-            return Judgement(True, self._read(key, now_s))
+            self._prune(slot_at(now_s))
+            return [self._judge(request, now_s) for request in requests]
+
+    def _judge(self, request: Reserve, now_s: float) -> Judgement:
+        key, num_tokens = request.key, request.num_tokens
+        granted = fits(request.quota, self._read(key, now_s), num_tokens)
+        if granted:
+            self._connection.execute(_COUNT, (key, slot_at(now_s), num_tokens))
+        return Judgement(granted, self._read(key, now_s))
 
     def _read(self, key: str, now_s: float) -> Usage:
         present = slot_at(now_s)
         rows = self._connection.execute(_READ, (key, present - NUM_SLOTS, present))
         return Usage(now_s, tuple([Slot(*row) for row in rows]))
 
-    def _settle(self, key: str, slot: int, num_more_tokens: int) -> None:
+    def _settle(self, corrections: Sequence[Settle]) -> None:
         with self._transaction():
-            self._connection.execute(_SETTLE, (num_more_tokens, key, slot))
+            self._connection.executemany(
+                _SETTLE, [(c.num_more_tokens, c.key, c.slot) for c in corrections]
+            )
 
     def _read_all(self) -> dict[str, Usage]:
         now_s = self._wall_clock()

@@ -31,7 +31,7 @@ class QuotaSettings(BaseModel):
         "needs the extra 'redis'",
     )
     quota_deadline_ms: PositiveFloat = Field(
-        default=100.0, description="after which the store of quotas counts as failed"
+        default=250.0, description="after which the store of quotas counts as failed"
     )
     quota_when_unknown: WhenUnknown = Field(
         default="open",

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from global_scheduler.quotas.base import Store, StoreFailed
+from global_scheduler.quotas.base import Judgement, Reserve, Settle, Store, StoreFailed
 from global_scheduler.quotas.redis_store import RedisStore
+from global_scheduler.quotas.shared_calls import SharedCalls
 from global_scheduler.quotas.sqlite_store import SqliteStore
 from global_scheduler.quotas.window import LONGEST_S, Quota, Slot
 from tests.global_scheduler.redis_server import redis_server
@@ -36,6 +37,12 @@ class Clock:
     def __call__(self) -> float:
         """UNIX seconds."""
         return self.now_s
+
+
+async def reserve(store: Store, key: str, quota: Quota, num_tokens: int) -> Judgement:
+    """One request."""
+    (judgement,) = await store.reserve([Reserve(key, quota, num_tokens)])
+    return judgement
 
 
 @asynccontextmanager
@@ -58,7 +65,7 @@ async def stores(kind: str, folder: Path, count: int = 2) -> AsyncIterator[list[
             yield views
     else:
         with redis_server(folder) as (url, _):
-            async with opened(lambda: RedisStore(url, 5.0)) as views:
+            async with opened(lambda: RedisStore(url)) as views:
                 yield views
 
 
@@ -72,44 +79,48 @@ async def two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[l
 async def test_gateways_share_a_keys_quota(two: list[Store]) -> None:
     """What one has counted the other sees; other keys have their own."""
     one, other = two
-    assert (await one.reserve("a", QUOTA, 100)).granted
-    judgement = await other.reserve("a", QUOTA, 200)
+    assert (await reserve(one, "a", QUOTA, 100)).granted
+    judgement = await reserve(other, "a", QUOTA, 200)
     assert judgement.granted
     assert (judgement.usage.num_requests, judgement.usage.num_tokens) == (2, 300)
-    assert not (await one.reserve("a", QUOTA, 701)).granted
-    assert (await one.reserve("a", QUOTA, 700)).granted
-    refused = await other.reserve("a", QUOTA, 0)
+    assert not (await reserve(one, "a", QUOTA, 701)).granted
+    assert (await reserve(one, "a", QUOTA, 700)).granted
+    refused = await reserve(other, "a", QUOTA, 0)
     assert not refused.granted
     assert (refused.usage.num_requests, refused.usage.num_tokens) == (3, 1000)
-    assert (await other.reserve("b", QUOTA, 1000)).granted
-    assert (await other.reserve("a", Quota(None, None), 10**9)).granted
+    assert (await reserve(other, "b", QUOTA, 1000)).granted
+    assert (await reserve(other, "a", Quota(None, None), 10**9)).granted
 
 
 async def test_many_at_once_never_exceed_a_quota(two: list[Store]) -> None:
     """Reading and counting are one step."""
-    calls = [two[i % 2].reserve("a", Quota(25, None), 1) for i in range(80)]
-    judgements = await asyncio.gather(*calls)
+    failures: list[StoreFailed] = []
+    gateways = [SharedCalls(view, deadline_s=10.0, on_failure=failures.append) for view in two]
+    requests = [gateways[i % 2].reserve(Reserve("a", Quota(25, None), 1)) for i in range(1200)]
+    judgements = await asyncio.gather(*requests)
     assert sum(judgement.granted for judgement in judgements) == 25
+    assert failures == []
     assert (await two[0].usage())["a"].num_requests == 25
 
 
 async def test_a_settled_request_counts_what_it_has_used(two: list[Store]) -> None:
     """More or less than was reserved; a correction never leaves less than nothing."""
     one, other = two
-    judgement = await one.reserve("a", QUOTA, 500)
+    judgement = await reserve(one, "a", QUOTA, 500)
     (slot,) = judgement.usage.slots
-    await other.settle("a", slot.index, 250)
+    await other.settle([Settle("a", slot.index, 250)])
     assert (await one.usage())["a"].num_tokens == 750
-    await one.settle("a", slot.index, -2000)
+    await one.settle([Settle("a", slot.index, -2000)])
     assert (await other.usage())["a"].slots == (Slot(slot.index, 1, 0),)
-    await one.settle("a", slot.index - 20, 500)
-    await one.settle("nobody", slot.index, 500)
+    await one.settle([Settle("a", slot.index - 20, 500)])
+    await one.settle([Settle("nobody", slot.index, 500)])
     assert {key: usage.num_tokens for key, usage in (await one.usage()).items()} == {"a": 0}
 
 
 _WORKER = """
 import asyncio, sys, time
 from pathlib import Path
+from global_scheduler.quotas.base import Reserve
 from global_scheduler.quotas.sqlite_store import SqliteStore
 from global_scheduler.quotas.window import Quota
 
@@ -117,8 +128,9 @@ async def main():
     store = SqliteStore(Path(sys.argv[1]), lambda: 1e9, 30.0)
     print("ready", flush=True)
     sys.stdin.readline()
-    answers = await asyncio.gather(*[store.reserve("a", Quota(100, None), 1) for _ in range(80)])
-    print(sum(answer.granted for answer in answers))
+    calls = [store.reserve([Reserve("a", Quota(100, None), 1)] * 2) for _ in range(40)]
+    answers = await asyncio.gather(*calls)
+    print(sum(answer.granted for pair in answers for answer in pair))
     await store.close()
 
 asyncio.run(main())
@@ -146,14 +158,14 @@ async def test_no_minute_has_more_than_the_quota(arrivals: list[tuple[float, int
     within: deque[tuple[float, int]] = deque()
     for gap_s, num_tokens in arrivals:
         clock.now_s += gap_s
-        if (await store.reserve("a", QUOTA, num_tokens)).granted:
+        if (await reserve(store, "a", QUOTA, num_tokens)).granted:
             within.append((clock.now_s, num_tokens))
         while within and within[0][0] <= clock.now_s - 60:
             within.popleft()
         assert len(within) <= 3
         assert sum(tokens for _, tokens in within) <= 1000
     clock.now_s += LONGEST_S
-    assert (await store.reserve("a", QUOTA, 1000)).granted
+    assert (await reserve(store, "a", QUOTA, 1000)).granted
     await store.close()
 
 
@@ -162,10 +174,10 @@ async def test_the_window_rolls_over() -> None:
     clock = Clock()
     store = SqliteStore(None, clock, 1.0)
     one_a_minute = Quota(1, None)
-    assert (await store.reserve("a", one_a_minute, 7)).granted
+    assert (await reserve(store, "a", one_a_minute, 7)).granted
     for seconds_later, is_granted in ((59.9, False), (64.9, False), (65.0, True)):
         clock.now_s = 1_000_000_000.0 + seconds_later
-        assert (await store.reserve("a", one_a_minute, 7)).granted == is_granted
+        assert (await reserve(store, "a", one_a_minute, 7)).granted == is_granted
     assert [slot.num_tokens for slot in (await store.usage())["a"].slots] == [7]
     await store.close()
 
@@ -174,10 +186,10 @@ async def test_a_clock_set_back_does_not_lock_keys_out() -> None:
     """Uses in the future do not count, and go."""
     clock = Clock()
     store = SqliteStore(None, clock, 1.0)
-    assert (await store.reserve("a", Quota(1, None), 0)).granted
+    assert (await reserve(store, "a", Quota(1, None), 0)).granted
     clock.now_s -= 3600
-    assert (await store.reserve("a", Quota(1, None), 0)).granted
-    assert not (await store.reserve("a", Quota(1, None), 0)).granted
+    assert (await reserve(store, "a", Quota(1, None), 0)).granted
+    assert not (await reserve(store, "a", Quota(1, None), 0)).granted
     await store.close()
 
 
@@ -188,7 +200,7 @@ async def test_a_locked_file_fails_and_leaves_the_event_loop_alone(tmp_path: Pat
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     longest_s, last_s = 0.0, anyio.current_time()
-    call = asyncio.ensure_future(store.reserve("a", QUOTA, 1))
+    call = asyncio.ensure_future(reserve(store, "a", QUOTA, 1))
     while not call.done():
         await anyio.sleep(0.005)
         longest_s, last_s = max(longest_s, anyio.current_time() - last_s), anyio.current_time()
@@ -196,7 +208,7 @@ async def test_a_locked_file_fails_and_leaves_the_event_loop_alone(tmp_path: Pat
         call.result()
     assert longest_s < 0.25
     holder.execute("ROLLBACK")
-    assert (await store.reserve("a", QUOTA, 1)).granted
+    assert (await reserve(store, "a", QUOTA, 1)).granted
     holder.close()
     await store.close()
 
@@ -212,24 +224,24 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 async def test_a_redis_that_is_away_fails(tmp_path: Path) -> None:
     """At once if nobody listens, and again when a server has died."""
     with redis_server(tmp_path) as (url, server):
-        store = RedisStore(url, 1.0)
-        assert (await store.reserve("a", QUOTA, 1)).granted
+        store = RedisStore(url)
+        assert (await reserve(store, "a", QUOTA, 1)).granted
         server.kill()
         server.wait()
         with pytest.raises(StoreFailed):
-            await store.reserve("a", QUOTA, 1)
+            await reserve(store, "a", QUOTA, 1)
         with pytest.raises(StoreFailed):
             await store.usage()
         await store.close()
     with pytest.raises(StoreFailed, match="scheme"):
-        RedisStore("postgres://nowhere", 1.0)
+        RedisStore("postgres://nowhere")
 
 
 async def test_redis_forgets_keys_that_are_not_used(tmp_path: Path) -> None:
     """No key stays for ever."""
     with redis_server(tmp_path) as (url, _):
-        store = RedisStore(url, 5.0)
-        await store.reserve("a", QUOTA, 1)
+        store = RedisStore(url)
+        await reserve(store, "a", QUOTA, 1)
         remaining_s = await store._redis.ttl("astrolabe:quota:a")
         assert LONGEST_S < remaining_s <= 2 * LONGEST_S
         await store.close()
