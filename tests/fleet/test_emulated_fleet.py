@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -114,6 +115,33 @@ def test_a_burst_is_spread(fleet: RunningFleet) -> None:
     assert max(units.values()) <= 16
 
 
+def test_splits_are_priced_and_limits_derived_by_the_units_sidecars(fleet: RunningFleet) -> None:
+    """All numbers of long units while long prompts are about; largest batches on demand."""
+
+    def change(**body: Any) -> None:
+        httpx.put(f"{fleet.gateway}/admin/pools", json=body, timeout=10).raise_for_status()
+
+    def limits() -> set[int]:
+        return {unit["concurrency_limit"] for unit in fleet.get("/admin/pools")["units"]}
+
+    before = limits()
+    change(worker_concurrency_limit="auto")
+    try:
+        with fleet.client() as client, ThreadPoolExecutor(9) as pool:
+            sent = [pool.submit(_complete, client, [1 + i] * 3000) for i in range(9)]
+            wait_until(lambda: len(fleet.get("/admin/pools")["prices"]) == 3)
+            prices = fleet.get("/admin/pools")["prices"]
+            assert all(future.result() for future in sent)
+        assert [price["num_long_units"] for price in prices] == [1, 2, 3]
+        assert all(price["num_requests"] >= 9 for price in prices)
+        # Nine long prompts on one unit take longer than on three.
+        assert prices[0]["lateness"] > prices[2]["lateness"] > 0
+        wait_until(lambda: before.isdisjoint(limits()))
+    finally:
+        change(worker_concurrency_limit=max(before))
+    assert limits() == before
+
+
 def test_requests_flow_without_a_sidecar_and_it_is_taken_up_again(fleet: RunningFleet) -> None:
     """A killed sidecar's unit is judged by its load; back again, it predicts."""
     fleet.kill("sidecar unit-2")
@@ -171,7 +199,7 @@ def test_an_engine_killed_mid_stream_hurts_its_own_clients_only(fleet: RunningFl
     wait_until(lambda: all(u["num_outstanding"] == 0 for u in fleet.get("/admin/units")))
 
 
-def _complete(client: openai.OpenAI, prompt: str) -> str:
+def _complete(client: openai.OpenAI, prompt: str | list[int]) -> str:
     """The unit that answered."""
     raw = client.completions.with_raw_response.create(
         model=MODEL, prompt=prompt, max_tokens=20, extra_body=FULL_LENGTH
