@@ -16,6 +16,7 @@ from global_scheduler.pool_metrics import PoolMetrics
 from global_scheduler.pools.base import Demand, Move, SplitPrice
 from global_scheduler.pools.book import Capacity, Models
 from global_scheduler.pools.classes import class_by
+from global_scheduler.pools.pricing import ClassOf
 from global_scheduler.pools.regimes import PoolsName, RegimeRules, regime
 from global_scheduler.pools.stealing import Stealing
 from global_scheduler.prospects import Prospect, prospect_of
@@ -26,7 +27,8 @@ from global_scheduler.units import UnitRegistry
 
 logger = logging.getLogger(__name__)
 
-LEARN_EVERY_S = 10.0
+LOOKS_PER_LESSON = 10
+"""The threshold is learnt less often than pools are looked at."""
 KEPT_MOVES = 100
 
 
@@ -73,7 +75,7 @@ class PoolControl:
         self._clock = clock
         self._wall_clock = wall_clock
         self._interval_s = interval_s
-        self._learnt_s = clock()
+        self._num_looks = 0
 
     @property
     def pools(self) -> PoolsName:
@@ -121,16 +123,12 @@ class PoolControl:
     async def tick(self) -> None:
         """One look."""
         self.seat()
-        groups = self._book.groups()
-        self.prices = {
-            models: prices
-            for models, prices in self.prices.items()
-            if models in {group.models for group in groups}
-        }
-        prospects = [prospect_of(group, self._units, self._late_binding) for group in groups]
+        present = {group.models for group in self._book.groups()}
+        self.prices = {group: prices for group, prices in self.prices.items() if group in present}
+        prospects = self._prospects(self._late_binding.classifier.class_of)
         await asyncio.gather(*map(self._control, prospects))
-        if self.learns_threshold and self._clock() - self._learnt_s >= LEARN_EVERY_S:
-            self._learnt_s = self._clock()
+        self._num_looks += 1
+        if self.learns_threshold and self._num_looks % LOOKS_PER_LESSON == 0:
             await self._learn()
         rooms = self._late_binding.rooms()
         self._metrics.seen(
@@ -161,15 +159,14 @@ class PoolControl:
     async def _demand(self, prospect: Prospect) -> Demand:
         """What the group has before it; with prices if there is anything to divide."""
         models, holding = prospect.group.models, self._late_binding.holding
-        class_of = self._late_binding.classifier.class_of
-        num_long = sum(class_of(one) == "long" for one in prospect.requests)
+        num_long = sum(prospect.class_of(one) == "long" for one in prospect.requests)
         queue_short, queue_long = (holding.num_waiting(name, models) for name in CLASSES)
         demand = Demand(queue_short, queue_long, num_long)
         self.prices.pop(models, None)
         if not num_long or not self._book.needs_prices(prospect.group):
             return demand
         splits = range(1, len(prospect.group.units) + 1)
-        cases = {number: prospect.case(number, class_of) for number in splits}
+        cases = {number: prospect.case(number) for number in splits}
         prices = await self._pricer.price(prospect.units, cases, "prices")
         self.prices[models] = prices
         if prospect.num_long_units not in prices:
@@ -177,24 +174,30 @@ class PoolControl:
         return replace(demand, prices=prices)
 
     async def _learn(self) -> None:
-        """Let the threshold follow the divided group with the most before it."""
+        """Let the threshold follow the group with most before it.
+
+        Where all units serve both classes, it matters if one of them did not.
+        """
         self.seat()
-        prospects = (
-            prospect_of(group, self._units, self._late_binding) for group in self._book.groups()
-        )
-        divided = [one for one in prospects if one.num_long_units and one.requests]
-        if not divided:
+        prospects = self._prospects(self._late_binding.classifier.class_of)
+        busiest = max(prospects, key=lambda one: len(one.requests), default=None)
+        if busiest is None or not busiest.requests:
             return
-        busiest = max(divided, key=lambda one: len(one.requests))
-        classifier = self._late_binding.classifier
-        cases = {
-            threshold: busiest.case(busiest.num_long_units, partial(class_by, threshold))
-            for threshold in classifier.alternatives()
-        }
+        group, classifier = busiest.group, self._late_binding.classifier
+        num_long_units = min(busiest.num_long_units, len(group.units) - 1)
+        cases = {}
+        for threshold in classifier.alternatives():
+            class_of = partial(class_by, threshold)
+            prospect = prospect_of(group, self._units, self._late_binding, class_of)
+            cases[threshold] = prospect.case(num_long_units)
         prices = await self._pricer.price(busiest.units, cases, "threshold")
         if classifier.learn(prices):
             logger.info("requests are long from %.0f tokens on now", classifier.threshold_tokens)
             self._reclassify()
+
+    def _prospects(self, class_of: ClassOf) -> list[Prospect]:
+        groups = self._book.groups()
+        return [prospect_of(group, self._units, self._late_binding, class_of) for group in groups]
 
     def _reclassify(self) -> None:
         self._late_binding.holding.reclassify(self._late_binding.classifier.class_of)

@@ -23,22 +23,26 @@ class Prospect:
     units: dict[str, Unit]
     requests: list[Waiting]
     """In the order in which they should leave."""
+    class_of: ClassOf
 
     @property
     def num_long_units(self) -> int:
         """At present."""
         return sum(unit.pool == "long" for unit in self.group.units)
 
-    def case(self, num_long_units: int, class_of: ClassOf) -> Case:
+    def case(self, num_long_units: int) -> Case:
         """How requests would be shared out among the units of a split."""
         loads = [
             Load(unit, self.units[unit.name].num_outstanding_tokens) for unit in self.group.units
         ]
-        return Case(plan(loads, num_long_units, self.requests, class_of), class_of)
+        shares = plan(loads, num_long_units, self.requests, self.class_of)
+        return Case(shares, self.class_of)
 
 
-def prospect_of(group: Group, units: UnitRegistry, late_binding: LateBinding) -> Prospect:
-    """As it is now."""
+def prospect_of(
+    group: Group, units: UnitRegistry, late_binding: LateBinding, class_of: ClassOf
+) -> Prospect:
+    """As it is now, if classes were told apart by ``class_of``."""
     models = group.models
     recent = [
         one
@@ -49,8 +53,9 @@ def prospect_of(group: Group, units: UnitRegistry, late_binding: LateBinding) ->
     requests = upcoming(
         [one for one in late_binding.holding.waiting() if one.model in models],
         sorted(recent, key=lambda one: one.arrived_s),
-        late_binding.classifier.class_of,
+        class_of,
         horizon_s=HORIZON_S,
         num_units=len(group.units),
     )
-    return Prospect(group, {unit.name: units.get(unit.name) for unit in group.units}, requests)
+    by_name = {unit.name: units.get(unit.name) for unit in group.units}
+    return Prospect(group, by_name, requests, class_of)

@@ -12,7 +12,7 @@ THRESHOLD_TOKENS = 1_000.0
 """The default, of prompt and expected output. The control-plane seed splits prompts at 800."""
 STEPS = (0.5, 0.7, 1.0, 1.4, 2.0)
 """Thresholds that are compared with the present one, as multiples of it."""
-LEAST_GAIN = 1.0
+LEAST_GAIN = 2.0
 """Missed goals that a new threshold must save."""
 FARTHEST = 4.0
 """How many times larger or smaller than at first a threshold may become."""

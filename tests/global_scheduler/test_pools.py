@@ -314,6 +314,19 @@ async def test_limits_are_derived_from_what_sidecars_foretell() -> None:
         assert await _has_limit(made, 5)
 
 
+async def test_a_threshold_is_learnt() -> None:
+    """With 4000 tokens no request would be long; with 2000 the classes are kept apart."""
+    engines = [ScriptedEngine(foretell=mixing_is_dire) for _ in range(2)]
+    settings = {"long_threshold_tokens": 4_000.0, "learn_threshold": True}
+    async with crowd(*engines, control_interval_s=0.02, **settings) as made:
+        made.send(4, "hello")
+        made.send(6, LONG)
+        await eventually(lambda: _is_learnt(made))
+        shown = await made.pools()
+        assert shown["long_threshold_tokens"] == 2_000.0
+        assert shown["queues"]["long"]["length"] > 0
+
+
 async def test_rules_change_at_run_time() -> None:
     """Each by itself; what waits is classified anew."""
     async with crowd(*(ScriptedEngine() for _ in range(3)), pools="none") as made:
@@ -377,6 +390,10 @@ async def _is_active(made: Crowd, unit: str, count: int) -> bool:
 
 async def _has_limit(made: Crowd, limit: int) -> bool:
     return bool((await made.pools())["units"][0]["concurrency_limit"] == limit)
+
+
+async def _is_learnt(made: Crowd) -> bool:
+    return bool((await made.pools())["long_threshold_tokens"] != 4_000.0)
 
 
 async def _were_asked(engines: list[ScriptedEngine]) -> bool:

@@ -125,11 +125,11 @@ def test_future_requests_wait_for_what_is_before_them_only() -> None:
 
 
 def test_a_threshold_is_learnt_from_prices() -> None:
-    """The one under which the fewest goals are missed, if that saves a whole one."""
+    """The one under which the fewest goals are missed, if that saves two."""
     classes = Classifier(1_000.0)
     assert classes.alternatives() == [500.0, 700.0, 1_000.0, 1_400.0, 2_000.0]
     same = {value: SplitPrice(10, 3, 0, 0.0) for value in classes.alternatives()}
-    assert not classes.learn(same | {1_400.0: SplitPrice(10, 2, 0, 0.5)})
+    assert not classes.learn(same | {1_400.0: SplitPrice(10, 2, 0, 0.0)})
     assert classes.learn(same | {1_400.0: SplitPrice(10, 1, 0, 0.0)})
     assert classes.threshold_tokens == 1_400.0
     assert not classes.learn({500.0: SplitPrice(10, 0, 0, 0.0)})  # the present one is not priced
