@@ -7,7 +7,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 
 from global_scheduler.errors import BadRequest
 from global_scheduler.provisioning.base import Mode, Standby
@@ -15,7 +22,7 @@ from global_scheduler.provisioning.controller import Controller
 
 
 class RulesIn(BaseModel):
-    """A change of the rules; what is absent stays."""
+    """A change of the rules; what is absent stays. ``"max_units": null`` lifts the maximum."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -24,7 +31,7 @@ class RulesIn(BaseModel):
     idle_s: PositiveFloat | None = None
     cooldown_s: NonNegativeFloat | None = None
     min_units: NonNegativeInt | None = None
-    max_units: NonNegativeInt | None = None
+    max_units: PositiveInt | None = None
 
 
 def provisioning_router(
@@ -42,6 +49,8 @@ def provisioning_router(
     async def change(body: RulesIn) -> dict[str, Any]:
         """Change the rules, ``mode`` above all; units stay as they are."""
         rules = replace(controller.rules, **body.model_dump(exclude_none=True))
+        if "max_units" in body.model_fields_set:
+            rules = replace(rules, max_units=body.max_units)
         if rules.max_units is not None and rules.max_units < rules.min_units:
             raise BadRequest(
                 f"max_units is {rules.max_units}, below min_units, {rules.min_units}",

@@ -18,7 +18,7 @@ class ProvisionerFailed(Exception):
 
 
 class Provisioner(Protocol):
-    """Starts and stops one standby unit. A start that fails has left nothing running."""
+    """Starts and stops one standby unit. A failed start is taken to leave nothing running."""
 
     async def start(self) -> None:
         """Set the unit going, without waiting until it is healthy.

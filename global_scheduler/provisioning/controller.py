@@ -41,6 +41,7 @@ class Controller:
             if action is not None:
                 actions.append(action)
         if self.rules.mode == "off":
+            self._short_since_s = None
             return actions
         change = self._try_join(situation, now_s) or self._try_leave(situation, now_s)
         if change is not None:
@@ -134,7 +135,8 @@ class Controller:
             if one.state == "draining" and (is_short or self._is_late(one, situation, now_s)):
                 one.enter("serving", now_s)
                 return Action("keep", one.name, "it is needed after all")
-        if self._num_present(situation) >= (self.rules.max_units or float("inf")):
+        most = self.rules.max_units
+        if most is not None and self._num_present(situation) >= most:
             return None
         # One that has failed must not keep another one from being tried.
         for one in sorted(self.standby.values(), key=lambda one: one.num_failures):
@@ -191,8 +193,8 @@ class Controller:
             return f"fewer than {self.rules.min_units} units take requests"
         kind = "observed" if self.rules.mode == "reactive" else "best predicted"
         return (
-            f"{self.rules.num_late} requests within {self.rules.window_s:g} s with a {kind}"
-            f" latency above {self.rules.limit_ms:g} ms"
+            f"{self.rules.num_late} requests within {self.rules.window_s:g} s whose {kind} latency"
+            f" is above {self.rules.limit_ms:g} ms"
         )
 
 

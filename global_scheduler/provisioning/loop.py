@@ -119,6 +119,8 @@ class ProvisioningLoop:
 
     async def _start(self, name: str) -> None:
         try:
+            if self._try_unit(name) is not None:
+                raise ProvisionerFailed("another unit was registered under its name")
             await self._provisioners[name].start()
             self._around.units.add(_unit_of(self._standby[name]))
         except (ProvisionerFailed, Conflict) as error:

@@ -293,5 +293,8 @@ def test_bad_rules_are_refused(tmp_path: Path) -> None:
                 assert answer.status_code in (400, 422)
                 assert key in answer.json()["error"]["message"]
             assert (await running.client.get("/admin/provisioning")).json()["max_units"] is None
+            for wanted in (4, None):
+                answer = await running.client.put("/admin/provisioning", json={"max_units": wanted})
+                assert answer.json()["max_units"] == wanted
 
     asyncio.run(run())
