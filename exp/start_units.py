@@ -172,7 +172,8 @@ def units_plan(options: argparse.Namespace) -> Plan:
         for part in node_parts(configs, configs.nodes[0], PROJECT)
         if part.role == "engine" or not options.no_sidecars
     ]
-    label = f"{options.units} units of {model.model_name}, {options.tensor_parallel_size} GPUs each"
+    gpus = f"GPUs for each: {options.tensor_parallel_size}"
+    label = f"{model.model_name}, units: {options.units}, {gpus}"
     return Plan(label=label, parts=tuple(parts))
 
 
