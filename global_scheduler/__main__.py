@@ -59,7 +59,9 @@ def read_settings(argv: Sequence[str]) -> GatewaySettings:
         OSError: the file cannot be read.
     """
     # Looked for ahead of all other flags, which are checked together with what the file says.
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = argparse.ArgumentParser(
+        prog="python -m global_scheduler", add_help=False, allow_abbrev=False
+    )
     finder.add_argument("--env-file", type=Path)
     path = finder.parse_known_args(argv)[0].env_file
     if path is not None:
