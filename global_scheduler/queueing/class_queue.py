@@ -10,7 +10,9 @@ from global_scheduler.queueing.waiting import Waiting
 
 
 @dataclass(slots=True)
-class _Place:
+class Place:
+    """A request in a queue."""
+
     waiting: Waiting
     number: int
     """Of its arrival; kept when it comes back, so that nothing is lost by a failed attempt."""
@@ -20,13 +22,14 @@ class _Place:
 class ClassQueue:
     """Requests in some order, none of which is overtaken too often.
 
-    A request is overtaken when one that arrived later leaves though it could have left itself.
-    After ``max_overtakes`` of that it goes before all that arrived later, whatever the order says.
+    A request is overtaken when one that arrived later leaves, this queue or another one, though it
+    could have left itself. After ``max_overtakes`` of that it goes before all that arrived later,
+    whatever the order says.
     """
 
     def __init__(self, max_overtakes: int) -> None:
         self._max_overtakes = max_overtakes
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
 
     def __len__(self) -> int:
         return len(self._places)
@@ -41,27 +44,29 @@ class ClassQueue:
 
     def put(self, waiting: Waiting, number: int, num_overtaken: int = 0) -> None:
         """Let a request wait; the two numbers are those of its first time here if it comes back."""
-        self._places[waiting.request_id] = _Place(waiting, number, num_overtaken)
+        self._places[waiting.request_id] = Place(waiting, number, num_overtaken)
 
     def next(
         self, order: Order, view: QueueView, can_go: Callable[[Waiting], bool]
-    ) -> Waiting | None:
+    ) -> Place | None:
         """Which of those that can go goes next; None if none can."""
         able = [place for place in self._places.values() if can_go(place.waiting)]
-        if not able:
-            return None
-        overdue = [place for place in able if place.num_overtaken >= self._max_overtakes]
+        overdue = [place for place in able if self.is_overdue(place)]
         if overdue:
-            return min(overdue, key=lambda place: place.number).waiting
-        return min(able, key=lambda place: (order.rank(place.waiting, view), place.number)).waiting
+            return min(overdue, key=lambda place: place.number)
+        return min(
+            able, key=lambda place: (order.rank(place.waiting, view), place.number), default=None
+        )
 
-    def take(self, request_id: str, can_go: Callable[[Waiting], bool]) -> tuple[int, int]:
-        """Let a request leave for a unit; gives its number and how often it was overtaken."""
-        taken = self._places.pop(request_id)
+    def is_overdue(self, place: Place) -> bool:
+        """Whether it may not be overtaken again."""
+        return place.num_overtaken >= self._max_overtakes
+
+    def note_departure(self, number: int, can_go: Callable[[Waiting], bool]) -> None:
+        """The request of that number has left this queue or another one for a unit."""
         for place in self._places.values():
-            if place.number < taken.number and can_go(place.waiting):
+            if place.number < number and can_go(place.waiting):
                 place.num_overtaken += 1
-        return taken.number, taken.num_overtaken
 
     def move(self, request_id: str, to: ClassQueue) -> None:
         """Let a request go on waiting in another queue, at its place by arrival."""

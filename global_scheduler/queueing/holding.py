@@ -7,11 +7,11 @@ room than there is. What comes of one is told by ``placed`` or ``came_back``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from global_scheduler.queueing.base import Order, QueueView
-from global_scheduler.queueing.class_queue import ClassQueue
+from global_scheduler.queueing.class_queue import ClassQueue, Place
 from global_scheduler.queueing.waiting import CLASSES, RequestClass, Waiting
 
 
@@ -56,6 +56,9 @@ class Ticket:
 
 MaySteal = Callable[[Room], bool]
 """Whether a unit with room may take one request of the other pool's class now."""
+_Key = tuple[str, RequestClass]
+"""Of a queue: a model and a class."""
+_Urgency = tuple[bool, tuple[float, ...], int]
 MOST_USERS = 10_000
 """Whose last turn is remembered."""
 
@@ -71,7 +74,7 @@ class Holding:
         self.max_requests = max_requests
         self.max_age_s = max_age_s
         self._max_overtakes = max_overtakes
-        self._queues: dict[tuple[str, RequestClass], ClassQueue] = {}
+        self._queues: dict[_Key, ClassQueue] = {}
         self._held: dict[str, Ticket] = {}
         self._num_arrived = 0
         self._turn = 0
@@ -120,11 +123,12 @@ class Holding:
 
     def grants(self, view: QueueView, rooms: Sequence[Room], may_steal: MaySteal) -> list[Ticket]:
         """Tickets for all that can leave now; short requests first, own pools before stealing."""
-        granted: list[Ticket] = []
         with_room = [room for room in rooms if room.free]
-        for request_class in CLASSES:
-            own = [room for room in with_room if room.pool in (None, request_class)]
-            granted += self._leave_all(request_class, view, own, is_stolen=False)
+        own = {
+            request_class: [room for room in with_room if room.pool in (None, request_class)]
+            for request_class in CLASSES
+        }
+        granted = self._leave(own, view, is_stolen=False)
         for request_class in CLASSES:
             for room in with_room:
                 if (
@@ -134,7 +138,7 @@ class Holding:
                 ):
                     # What allows it is true of this unit, and before it has stolen anything.
                     one_place = replace(room, limit=room.active + 1)
-                    granted += self._leave_all(request_class, view, [one_place], is_stolen=True)
+                    granted += self._leave({request_class: [one_place]}, view, is_stolen=True)
         return granted
 
     def placed(self, request_id: str) -> None:
@@ -184,46 +188,64 @@ class Holding:
             self._queues[key] = ClassQueue(self._max_overtakes)
         return self._queues[key]
 
-    def _leave_all(
+    def _leave(
         self,
-        request_class: RequestClass,
+        rooms: Mapping[RequestClass, Sequence[Room]],
         view: QueueView,
-        rooms: Sequence[Room],
         *,
         is_stolen: bool,
     ) -> list[Ticket]:
-        """Tickets from the queues of a class to these units."""
+        """Tickets for requests of the classes given, each to its class's rooms."""
         left: list[Ticket] = []
-        for (model, its_class), queue in list(self._queues.items()):
-            if its_class == request_class and len(queue):
-                serving = [room for room in rooms if model in room.models]
-                left += self._leave(queue, request_class, view, serving, is_stolen)
-        return left
-
-    def _leave(
-        self,
-        queue: ClassQueue,
-        request_class: RequestClass,
-        view: QueueView,
-        serving: Sequence[Room],
-        is_stolen: bool,
-    ) -> list[Ticket]:
-        """Tickets from one queue to these units."""
-        left: list[Ticket] = []
-        while len(queue):
-            doors = _Doors(serving, list(self._held.values()), view.now_s)
-            if not doors.units_for(frozenset()):
-                break
-            seen = replace(view, last_served=self._last_served)
-            chosen = queue.next(self.order, seen, doors.are_open_to)
-            if chosen is None:
-                break
-            place = queue.take(chosen.request_id, doors.are_open_to)
-            units = doors.units_for(chosen.tried)
-            ticket = Ticket(chosen, request_class, units, is_stolen, *place)
-            self._held[chosen.request_id] = ticket
+        while (ticket := self._try_grant(rooms, view, is_stolen=is_stolen)) is not None:
+            self._held[ticket.waiting.request_id] = ticket
             left.append(ticket)
         return left
+
+    def _try_grant(
+        self,
+        rooms: Mapping[RequestClass, Sequence[Room]],
+        view: QueueView,
+        *,
+        is_stolen: bool,
+    ) -> Ticket | None:
+        """One ticket: for an overdue request of any queue, else for the first class's next one."""
+        doors = self._open_doors(rooms, view.now_s)
+        view = replace(view, last_served=self._last_served)
+        found: list[tuple[_Urgency, Place, _Key]] = []
+        for key, its_doors in doors.items():
+            queue = self._queues[key]
+            place = queue.next(self.order, view, its_doors.are_open_to)
+            if place is not None:
+                is_late = queue.is_overdue(place)
+                rank = (
+                    ()
+                    if is_late
+                    else (CLASSES.index(key[1]), *self.order.rank(place.waiting, view))
+                )
+                found.append(((not is_late, rank, place.number), place, key))
+        if not found:
+            return None
+        _, place, key = min(found, key=lambda one: one[0])
+        self._queues[key].discard(place.waiting.request_id)
+        for other, its_doors in doors.items():
+            self._queues[other].note_departure(place.number, its_doors.are_open_to)
+        units = doors[key].units_for(place.waiting.tried)
+        return Ticket(place.waiting, key[1], units, is_stolen, place.number, place.num_overtaken)
+
+    def _open_doors(
+        self, rooms: Mapping[RequestClass, Sequence[Room]], now_s: float
+    ) -> dict[_Key, _Doors]:
+        """By queue; without those that are empty or whose units have no room."""
+        tickets = list(self._held.values())
+        doors = {
+            (model, request_class): _Doors(
+                [room for room in rooms[request_class] if model in room.models], tickets, now_s
+            )
+            for (model, request_class), queue in self._queues.items()
+            if request_class in rooms and len(queue)
+        }
+        return {key: one for key, one in doors.items() if one.units_for(frozenset())}
 
     def _serve(self, user: str) -> None:
         self._last_served.pop(user, None)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.holding import Holding, QueueFull, Room, Ticket
+from global_scheduler.queueing.waiting import CLASSES
 from tests.queueing.requests import holding, request, room, view
 
 
@@ -163,6 +164,20 @@ def test_overtaking_has_a_bound() -> None:
     assert order == ["s0", "s1", "s2", "long", "s3"]
 
 
+def test_short_requests_overtake_long_ones_no_more_often() -> None:
+    """Where a unit serves both classes, the long ones have their turn, too."""
+    queues = holding(max_overtakes=2)
+    queues.put(request("b0"), "long")
+    queues.put(request("b1"), "long")
+    order = []
+    for number in range(5):
+        queues.put(request(f"c{number}"), "short")
+        (ticket,) = queues.grants(view(), [room("u")], never)
+        queues.placed(ticket.waiting.request_id)
+        order.append(ticket.waiting.request_id)
+    assert order == ["c0", "c1", "b0", "b1", "c2"]
+
+
 @dataclass
 class World:
     """Units that come, go and fail, and clients that ask and leave, at random."""
@@ -285,7 +300,7 @@ def test_nothing_is_lost_nor_served_twice(seed: int, order: str) -> None:
 @given(st.integers(0, 2**32), st.sampled_from(sorted(ORDERS)), st.integers(1, 8))
 @settings(max_examples=100, deadline=None)
 def test_nobody_is_overtaken_more_often_than_allowed(seed: int, order: str, bound: int) -> None:
-    """Under random arrivals and one place, for every order."""
+    """Under random arrivals of both classes and two models and one place, for every order."""
     rng = random.Random(seed)
     queues = holding(order, max_requests=1_000, max_overtakes=bound)
     waiting: list[int] = []
@@ -293,11 +308,12 @@ def test_nobody_is_overtaken_more_often_than_allowed(seed: int, order: str, boun
     for number in range(150):
         user, importance = rng.choice("xyz"), rng.randrange(3)
         one = request(f"{number}", float(number), user=user, importance=importance)
-        one = replace(one, expected_output_tokens=float(rng.randrange(500)))
-        queues.put(one, "short")
+        one = replace(one, expected_output_tokens=float(rng.randrange(500)), model=rng.choice("mn"))
+        queues.put(one, rng.choice(CLASSES))
         waiting.append(number)
         for _ in range(rng.randrange(3)):
-            for ticket in queues.grants(view(float(number)), [room("u")], never):
+            unit = room("u", models=("m", "n"))
+            for ticket in queues.grants(view(float(number)), [unit], never):
                 taken = int(ticket.waiting.request_id)
                 queues.placed(ticket.waiting.request_id)
                 waiting.remove(taken)
