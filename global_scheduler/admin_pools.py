@@ -69,8 +69,10 @@ class PoolAdmin:
     def change(self, body: PoolsIn) -> None:
         """Take other rules from now on."""
         late_binding, control = self._late_binding, self._control
-        if (body.pools, body.stealing, body.num_long_units) != (None, None, None):
-            control.divide(body.pools, body.stealing, body.num_long_units)
+        if body.stealing is not None:
+            control.steal(body.stealing)
+        if body.pools is not None or body.num_long_units is not None:
+            control.divide(body.pools, body.num_long_units)
         if body.learn_threshold is not None:
             control.learns_threshold = body.learn_threshold
         if body.long_threshold_tokens is not None:

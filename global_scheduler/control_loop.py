@@ -16,7 +16,7 @@ from global_scheduler.pool_metrics import PoolMetrics
 from global_scheduler.pools.base import Demand, Move, SplitPrice
 from global_scheduler.pools.book import Capacity, Models
 from global_scheduler.pools.classes import class_by
-from global_scheduler.pools.pricing import ClassOf
+from global_scheduler.pools.pricing import ClassOf, splits_to_price
 from global_scheduler.pools.regimes import PoolsName, RegimeRules, regime
 from global_scheduler.pools.stealing import Stealing
 from global_scheduler.prospects import Prospect, prospect_of
@@ -82,20 +82,16 @@ class PoolControl:
         """How units are divided."""
         return "none" if self._book.regime is None else self._book.regime.name
 
-    def divide(
-        self,
-        pools: PoolsName | None = None,
-        stealing: Stealing | None = None,
-        num_long: int | None = None,
-    ) -> None:
+    def divide(self, pools: PoolsName | None = None, num_long: int | None = None) -> None:
         """Divide the units anew, by other rules where any are given."""
-        if stealing is not None:
-            self._permits.rule = stealing
         if num_long is not None:
             self.rules = replace(self.rules, num_long=num_long)
-        may_steal = self._permits.rule != "off"
-        self._book.switch(regime(pools or self.pools, self.rules, may_steal=may_steal))
-        self.seat()
+        self._switch(pools or self.pools, anew=True)
+
+    def steal(self, rule: Stealing) -> None:
+        """Let units steal by this rule; they stay where they are."""
+        self._permits.rule = rule
+        self._switch(self.pools, anew=False)
 
     def set_threshold(self, threshold_tokens: float) -> None:
         """Requests of this many tokens are long from now on."""
@@ -165,7 +161,7 @@ class PoolControl:
         self.prices.pop(models, None)
         if not num_long or not self._book.needs_prices(prospect.group):
             return demand
-        splits = range(1, len(prospect.group.units) + 1)
+        splits = splits_to_price(prospect.num_long_units, len(prospect.group.units))
         cases = {number: prospect.case(number) for number in splits}
         prices = await self._pricer.price(prospect.units, cases, "prices")
         self.prices[models] = prices
@@ -198,6 +194,11 @@ class PoolControl:
     def _prospects(self, class_of: ClassOf) -> list[Prospect]:
         groups = self._book.groups()
         return [prospect_of(group, self._units, self._late_binding, class_of) for group in groups]
+
+    def _switch(self, pools: PoolsName, *, anew: bool) -> None:
+        may_steal = self._permits.rule != "off"
+        self._book.switch(regime(pools, self.rules, may_steal=may_steal), anew=anew)
+        self.seat()
 
     def _reclassify(self) -> None:
         self._late_binding.holding.reclassify(self._late_binding.classifier.class_of)

@@ -59,12 +59,13 @@ class PoolBook:
         """How units are divided now."""
         return self._regime
 
-    def switch(self, regime: Regime | None) -> None:
-        """Divide the units anew from the next ``seat`` on."""
+    def switch(self, regime: Regime | None, *, anew: bool = True) -> None:
+        """Take another regime; it divides the units ``anew`` at the next ``seat`` if told."""
         self._regime = regime
-        self._pools.clear()
         self._controllers.clear()
         self._groups.clear()
+        if anew:
+            self._pools.clear()
 
     def pool_of(self, unit: str) -> RequestClass | None:
         """None is in no pool."""

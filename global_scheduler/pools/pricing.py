@@ -18,6 +18,8 @@ TYPICAL_TOKENS_PER_S = 1_000.0
 MAX_WAITING = 32
 """Requests of a class that are asked about, for each unit: the first ones."""
 MAX_EXPECTED = 32
+MAX_SPLITS = 16
+"""So many or a few less are priced in groups of more units than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,20 @@ def upcoming(
         arrives_s = one.arrived_s + horizon_s
         found.append(replace(one, request_id=f"expected-{one.request_id}", arrived_s=arrives_s))
     return found
+
+
+def splits_to_price(num_long: int, num_units: int) -> list[int]:
+    """The numbers of long units to compare: all that there can be, if they are not too many.
+
+    A unit is asked once for each, so in large groups it is the present one, its neighbours, which
+    are what a move leads to, and others at even distances.
+    """
+    possible = range(1, num_units + 1)
+    if num_units <= MAX_SPLITS:
+        return list(possible)
+    step = -(-num_units // (MAX_SPLITS - 3))
+    chosen = {num_long - 1, num_long, num_long + 1, *range(1, num_units, step), num_units}
+    return sorted(chosen.intersection(possible))
 
 
 def split_of(units: Sequence[PooledUnit], num_long: int) -> dict[str, RequestClass]:

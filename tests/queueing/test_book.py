@@ -137,6 +137,15 @@ def test_another_regime_divides_anew() -> None:
     assert (pools(of, "a", "b", "c"), of.groups()) == ("---", [])
 
 
+def test_units_may_stay_where_they_are_under_another_regime() -> None:
+    """As when only the rule of stealing changes."""
+    of = book("static", num_long=2)
+    of.seat(fleet("a", "b", "c"), ALL)
+    of.switch(regime("static", RegimeRules(num_long=1), may_steal=False), anew=False)
+    of.seat(fleet("a", "b", "c"), ALL)
+    assert pools(of, "a", "b", "c") == "sll"
+
+
 @given(
     st.lists(st.tuples(st.sets(st.sampled_from(ALL)), st.integers(0, 30)), max_size=40),
     st.sampled_from(["static", "qhap", "predictive"]),

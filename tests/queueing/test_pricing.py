@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from global_scheduler.pools.base import PooledUnit, SplitPrice
 from global_scheduler.pools.classes import Classifier
-from global_scheduler.pools.pricing import Load, ShareForecast, plan, price, split_of, upcoming
+from global_scheduler.pools.pricing import (
+    Load,
+    ShareForecast,
+    plan,
+    price,
+    split_of,
+    splits_to_price,
+    upcoming,
+)
 from tests.queueing.requests import request
 
 CLASSES = Classifier(threshold_tokens=1_000.0)
@@ -39,6 +47,18 @@ def test_the_fewest_and_least_busy_units_change(num_long: int, long: set[str]) -
     units = [unit("s0", 5), unit("s1", 1), unit("l0", 0), unit("l1", 3)]
     found = split_of(units, num_long)
     assert {name for name, pool in found.items() if pool == "long"} == long
+
+
+@given(st.integers(1, 100), st.data())
+def test_splits_that_are_priced(num_units: int, data: st.DataObject) -> None:
+    """All of them up to 16 units; of more, a bounded number with the present one's neighbours."""
+    num_long = data.draw(st.integers(1, num_units))
+    splits = splits_to_price(num_long, num_units)
+    if num_units <= 16:
+        assert splits == list(range(1, num_units + 1))
+    assert len(splits) <= 17
+    neighbours = {num_long - 1, num_long, num_long + 1}
+    assert {1, num_units} | neighbours & set(range(1, num_units + 1)) <= set(splits)
 
 
 def test_long_requests_share_the_long_units_only() -> None:
