@@ -25,7 +25,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ from exp.soaking.clients import Tally, ask
 from exp.soaking.memory import try_growth
 from exp.soaking.trouble import Trouble
 
+GATEWAY_OPTIONS = {"max_queued_requests": "60", "max_queue_age_s": "20"}
+"""So little that the load exceeds them now and then."""
 TICK_S = 1.0
 DRAIN_WITHIN_S = 15.0
 JUDGED_FROM_MINUTES = 10.0
@@ -71,25 +75,23 @@ class Soak:
         """Soak, and tell what was found."""
         rng = random.Random(self.seed)
         admin = Admin(self.plan.parts[-1].url)
+        watch = partial(self._watch, admin, random.Random(f"{self.seed} switches"))
         trouble = Trouble(
-            supervisor=self.supervisor, plan=self.plan, admin=admin, rng=rng, wait=self._watch
+            supervisor=self.supervisor, plan=self.plan, admin=admin, rng=rng, wait=watch
         )
         is_over = threading.Event()
-        clients = threading.Thread(target=self._ask, args=(admin, is_over))
-        clients.start()
-        began_s = last_switch_s = time.monotonic()
-        try:
-            with tqdm(total=round(duration_s), unit="s", disable=None) as progress:
-                while (now_s := time.monotonic()) < began_s + duration_s:
-                    if now_s - last_switch_s >= self.switch_every_s:
-                        switch(admin, rng)
-                        self.num_switches, last_switch_s = self.num_switches + 1, now_s
-                    self._watch(rng.expovariate(1 / self.trouble_every_s))
-                    trouble.make()
-                    progress.update(round(time.monotonic() - began_s) - progress.n)
-        finally:
-            is_over.set()
-            clients.join()
+        with ThreadPoolExecutor(1) as thread:
+            clients = thread.submit(self._ask, admin, is_over)
+            try:
+                began_s = time.monotonic()
+                with tqdm(total=round(duration_s), unit="s", disable=None) as progress:
+                    while time.monotonic() < began_s + duration_s and not clients.done():
+                        watch(rng.expovariate(1 / self.trouble_every_s))
+                        trouble.make()
+                        progress.update(round(time.monotonic() - began_s) - progress.n)
+            finally:
+                is_over.set()
+            clients.result()  # raises what the clients have raised
         return self._findings(admin, trouble, duration_s)
 
     def _ask(self, admin: Admin, is_over: threading.Event) -> None:
@@ -97,13 +99,16 @@ class Soak:
         rng = random.Random(f"{self.seed} clients")
         asyncio.run(ask(admin.url, model, self.most_per_s, rng, self.tally, is_over.is_set))
 
-    def _watch(self, duration_s: float) -> None:
-        """Let time pass, and look at the gateway's memory meanwhile."""
+    def _watch(self, admin: Admin, rng: random.Random, duration_s: float) -> None:
+        """Let time pass; meanwhile look at the gateway's memory and switch what is due."""
         until_s = time.monotonic() + duration_s
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(TICK_S, left_s))
             self.times_s.append(time.monotonic())
             self.rss_mb.append(rss_mb(self._gateway_pid()))
+            if self.times_s[-1] - self.times_s[0] >= (self.num_switches + 1) * self.switch_every_s:
+                switch(admin, rng)
+                self.num_switches += 1
 
     def _gateway_pid(self) -> int:
         fleet = self.supervisor.store.try_load()
@@ -172,7 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--minutes", type=above_zero, default=30.0, help="of load (default %(default)g)")
     add("--units", type=at_least(1), default=4, help="emulated units (default %(default)s)")
-    add("--rate", type=above_zero, default=6.0, help="most requests a second (default %(default)g)")
+    add(
+        "--rate", type=above_zero, default=10.0, help="most requests a second (default %(default)g)"
+    )
     add("--switch-every", type=above_zero, default=60.0, metavar="S", help="(default %(default)g)")
     add(
         "--trouble-every",
@@ -195,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Soak and tell; 1 if something is wrong, 2 if the fleet cannot be run."""
     options = _parser().parse_args(argv)
-    plan = emulated_plan(options.units, 1.0, options.port_offset)
+    plan = emulated_plan(options.units, 1.0, options.port_offset, GATEWAY_OPTIONS)
     try:
         with supervised_fleet(plan, SilentDisplay()) as supervisor:
             soak = Soak(

@@ -14,7 +14,7 @@ from exp.soaking.questions import Question, draw
 from exp.workloads.streams import Answered, send
 
 DEADLINE_S = 300.0
-"""After which a request counts as lost. The gateway gives up on those that wait after 120 s."""
+"""After which a request counts as lost."""
 MOST_AT_ONCE = 300
 RATE_CHANGES_EVERY_S = 10.0
 KEPT_PROBLEMS = 20

@@ -73,7 +73,7 @@ def _fill_prompt(body: dict[str, Any], output: int, rng: random.Random) -> str:
 def _headers(rng: random.Random) -> dict[str, str]:
     headers = {}
     if rng.random() < 0.3:
-        headers["x-slo-ttft-ms"] = str(rng.choice((50, 500, 2_000, 20_000)))
+        headers["x-slo-ttft-ms"] = str(rng.choice((20, 500, 2_000, 20_000)))
     if rng.random() < 0.15:
         headers["x-llm-d-slo-tpot-ms"] = str(rng.choice((10, 40, 100)))
     if rng.random() < 0.3:
