@@ -43,9 +43,10 @@ def draw(study: PoolStudy) -> Figure:
     _draw_class(short, study, SHORT)
     _draw_class(long, study, LONG)
     short.set_ylabel("share of requests that waited longer")
+    num_traces = len({run.seed for run in study.runs})
     figure.suptitle(
         f"Time to first token: {study.num_units} {study.engine} units,"
-        f" {len({run.seed for run in study.runs})} traces of {study.duration_s:g} s",
+        f" {num_traces} trace{'s' if num_traces > 1 else ''} of {study.duration_s:g} s",
         fontsize=11,
     )
     lines, labels = short.get_legend_handles_labels()
