@@ -51,3 +51,13 @@ def holding(
 def view(now_s: float = 0.0, load: float = 0.5) -> QueueView:
     """A moment."""
     return QueueView(now_s=now_s, load=load)
+
+
+def never(unit: Room) -> bool:
+    """No stealing."""
+    return False
+
+
+def always(unit: Room) -> bool:
+    """Stealing whenever there is room."""
+    return True
