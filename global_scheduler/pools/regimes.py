@@ -46,11 +46,13 @@ def regime(name: PoolsName, rules: RegimeRules, *, may_steal: bool) -> Regime | 
     """
     if name == "none":
         return None
+    least = 0 if may_steal else 1
     if name == "static":
-        return Regime(name, Static, rules.num_long, min(1, rules.num_long), False)
+        num_long = max(rules.num_long, least)
+        return Regime(name, Static, num_long, min(1, num_long), False)
     qhap = rules.qhap
     if name == "qhap":
-        qhap = replace(qhap, min_long=max(qhap.min_long, 0 if may_steal else 1))
+        qhap = replace(qhap, min_long=max(qhap.min_long, least))
         num_long = max(rules.num_long, qhap.min_long)
         return Regime(name, lambda: Qhap(qhap), num_long, qhap.min_long, False)
     limits = rules.predictive

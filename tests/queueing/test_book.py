@@ -103,7 +103,10 @@ def test_predictive_begins_as_if_there_were_no_pools() -> None:
 
 
 def test_somebody_serves_long_requests_where_they_cannot_be_stolen() -> None:
-    """Q-HAP, too, keeps a long unit then."""
+    """Q-HAP, too, keeps a long unit then, and so does a partition that was to have none."""
+    of = book("static", num_long=0, may_steal=False)
+    of.seat(fleet("a", "b", "c"), ALL)
+    assert pools(of, "a", "b", "c") == "sls"
     calm = Demand(0, 0)
     for may_steal, left in ((True, "sss"), (False, "sls")):
         of = book("qhap", may_steal=may_steal)
