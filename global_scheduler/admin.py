@@ -145,6 +145,7 @@ def _unit_out(unit: Unit) -> dict[str, Any]:
         "healthy": unit.healthy,
         "draining": unit.draining,
         "models": sorted(unit.models),
+        "concurrency_limit": unit.concurrency_limit,
         "num_outstanding": len(unit.outstanding),
         "num_outstanding_tokens": round(unit.num_outstanding_tokens),
         "last_error": unit.last_error,

@@ -1,88 +1,32 @@
-"""Pools and stealing of a running gateway, with sidecars that foretell what a test wants."""
+"""Pools of a running gateway, with sidecars that foretell what a test wants."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-import msgspec
 import pytest
-from starlette.types import Receive, Scope, Send
 
 from global_scheduler import control_loop
-from tests.global_scheduler.fleet import (
-    COMPLETION,
-    Behaviour,
-    Broken,
-    Fleet,
-    ScriptedEngine,
-    eventually,
-    fleet,
-    reply,
-    worked_off,
+from tests.global_scheduler.crowds import (
+    LONG,
+    Crowd,
+    crowd,
+    die,
+    flood,
+    hang,
+    is_active,
+    is_waiting,
+    metric_is,
+    nan,
+    overloaded,
+    too_few,
 )
+from tests.global_scheduler.fleet import Behaviour, ScriptedEngine, eventually, worked_off
 from wire.prediction import BacklogPrediction, BacklogRequest
 
 pytestmark = pytest.mark.anyio
-LONG = "long " * 2_000
-REAL_WAIT_S = 10.0
-
-
-@dataclass
-class Crowd:
-    """A fleet whose engines answer only at the end, and what was sent to it."""
-
-    fleet: Fleet
-    tasks: list[asyncio.Task[httpx.Response]] = field(default_factory=list)
-
-    def send(self, count: int, prompt: str) -> None:
-        """Requests whose answers nobody waits for yet."""
-        for _ in range(count):
-            self.tasks.append(asyncio.ensure_future(self.fleet.complete(prompt=prompt)))
-
-    async def pools(self) -> dict[str, Any]:
-        """What the admin API shows."""
-        shown: dict[str, Any] = (await self.fleet.client.get("/admin/pools")).json()
-        return shown
-
-    async def change(self, path: str = "", **body: Any) -> httpx.Response:
-        """Something, through the admin API."""
-        return await self.fleet.client.put(f"/admin/pools{path}", json=body)
-
-    async def has_moved(self) -> bool:
-        """Whether any unit has."""
-        return bool((await self.pools())["moves"])
-
-    async def by_pool(self) -> dict[str, str | None]:
-        """Each unit's pool."""
-        return {unit["name"]: unit["pool"] for unit in (await self.pools())["units"]}
-
-
-@asynccontextmanager
-async def crowd(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Crowd]:
-    """Every request is answered in the end, or the test fails."""
-    gate = asyncio.Event()
-
-    async def behave(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        await asyncio.wait_for(gate.wait(), REAL_WAIT_S)
-        await reply(send, 200, COMPLETION)
-
-    for engine in engines:
-        engine.behave = behave
-    defaults = {"control_interval_s": 0.05, "worker_concurrency_limit": 1}
-    async with fleet(*engines, **(defaults | settings)) as running:
-        made = Crowd(running)
-        try:
-            yield made
-        finally:
-            gate.set()
-            answers = await asyncio.gather(*made.tasks)
-        assert {answer.status_code for answer in answers} <= {200}
 
 
 def mixing_is_dire(backlog: BacklogRequest) -> BacklogPrediction:
@@ -99,7 +43,7 @@ async def test_long_requests_are_confined_when_sidecars_foretell_that_it_is_wort
     engines = [ScriptedEngine(foretell=mixing_is_dire) for _ in range(3)]
     async with crowd(*engines) as made:
         made.send(4, "hello")
-        await eventually(lambda: _is_waiting(made, "short", 1))
+        await eventually(lambda: is_waiting(made, "short", 1))
         assert await made.by_pool() == {"u0": None, "u1": None, "u2": None}
         made.send(9, LONG)
         await eventually(made.has_moved)
@@ -111,7 +55,7 @@ async def test_long_requests_are_confined_when_sidecars_foretell_that_it_is_wort
         assert [price["num_long_units"] for price in shown["prices"]] == [1, 2, 3]
         moved = 'astrolabe_pool_moves_total{controller="predictive",to="short"} '
         assert await made.fleet.metric(moved) >= 1
-        await eventually(lambda: _metric_is(made, 'astrolabe_pool_units{pool="short"} ', 1))
+        await eventually(lambda: metric_is(made, 'astrolabe_pool_units{pool="short"} ', 1))
 
 
 async def test_a_backlog_is_asked_about_as_it_would_be_served() -> None:
@@ -132,46 +76,20 @@ async def test_no_questions_without_long_requests() -> None:
     engines = [ScriptedEngine() for _ in range(2)]
     async with crowd(*engines) as made:
         made.send(6, "hello")
-        await eventually(lambda: _is_waiting(made, "short", 4))
+        await eventually(lambda: is_waiting(made, "short", 4))
         await asyncio.sleep(0.2)
         assert [engine.backlogs for engine in engines] == [[], []]
-
-
-async def _hang(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    await asyncio.sleep(1.0)
-    await reply(send, 200, b"{}")
-
-
-async def _die(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    raise Broken
-
-
-async def _overloaded(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    await reply(send, 503, b"{}")
-
-
-async def _flood(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    await reply(send, 200, b" " * (2 << 20))
-
-
-async def _nan(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    answer = msgspec.json.encode(worked_off(msgspec.json.decode(body, type=BacklogRequest)))
-    await reply(send, 200, answer.replace(b'"ttft_ms":', b'"ttft_ms":-'))
-
-
-async def _too_few(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-    await reply(send, 200, msgspec.json.encode(worked_off(BacklogRequest(requests=[]))))
 
 
 @pytest.mark.parametrize(
     ("behave", "reason"),
     [
-        (_hang, "late"),
-        (_die, "http_500"),
-        (_overloaded, "http_503"),
-        (_flood, "malformed"),
-        (_nan, "malformed"),
-        (_too_few, "malformed"),
+        (hang, "late"),
+        (die, "http_500"),
+        (overloaded, "http_503"),
+        (flood, "malformed"),
+        (nan, "malformed"),
+        (too_few, "malformed"),
     ],
 )
 async def test_without_prices_units_move_as_qhap_says(behave: Behaviour, reason: str) -> None:
@@ -198,7 +116,7 @@ async def test_a_failing_look_at_the_pools_is_not_the_last(monkeypatch: pytest.M
     async with crowd(*engines) as made:
         with monkeypatch.context() as broken:
             broken.setattr(control_loop, "prospect_of", fail)
-            await eventually(lambda: _metric_is(made, "astrolabe_pool_control_failures_total ", 3))
+            await eventually(lambda: metric_is(made, "astrolabe_pool_control_failures_total ", 3))
         made.send(2, LONG)
         made.send(9, "hello")
         await eventually(made.has_moved)
@@ -212,83 +130,6 @@ async def test_a_drained_unit_is_replaced_in_its_pool() -> None:
         await eventually(made.has_moved)
         assert await made.by_pool() == {"u0": "long", "u2": "short"}
         assert (await made.pools())["moves"][-1]["reason"] == "a long unit has gone"
-
-
-@asynccontextmanager
-async def thieves(short: ScriptedEngine, **settings: Any) -> AsyncIterator[Crowd]:
-    """A short unit that was used a moment ago, and a long one that is full, with one more to come.
-
-    The short one has a second place, which no short request wants.
-    """
-    chosen = {"pools": "static", "rasp_tau_cool_s": 1_000.0, "worker_concurrency_limit": 2}
-    async with crowd(short, ScriptedEngine(), **(chosen | settings)) as made:
-        await made.change("/u1", concurrency_limit=1)
-        made.send(1, "hello")
-        await eventually(lambda: _is_active(made, "u0", 1))
-        made.send(2, LONG)
-        yield made
-
-
-async def test_a_steal_that_does_no_harm_is_allowed_by_a_what_if() -> None:
-    """Though the unit is not idle; it is shown in the decision and counted."""
-    async with thieves(ScriptedEngine()) as made:
-        await eventually(lambda: _is_active(made, "u0", 2))
-        decision = (await made.fleet.decisions())[-1]
-        assert (decision["unit"], decision["is_stolen"]) == ("u0", True)
-        assert "the other pool" in decision["reason"]
-        counted = 'astrolabe_steals_total{allowed_by="what_if",class="long"} '
-        assert await made.fleet.metric(counted) == 1
-
-
-@pytest.mark.parametrize("stealing", ["off", "rasp"])
-async def test_other_rules_ask_no_sidecar(stealing: str) -> None:
-    """A unit that runs something steals by what-if only."""
-    short = ScriptedEngine()
-    async with thieves(short, stealing=stealing) as made:
-        await eventually(lambda: _is_waiting(made, "long", 1))
-        await asyncio.sleep(0.3)
-        assert await _is_waiting(made, "long", 1)
-        assert short.backlogs == []
-
-
-async def test_a_harmful_steal_is_refused() -> None:
-    """A goal would be missed: the request waits on, and the sidecar is left alone a while."""
-    short = ScriptedEngine(foretell=lambda backlog: worked_off(backlog, num_slo_broken=1))
-    async with thieves(short) as made:
-        await eventually(
-            lambda: _metric_is(made, 'astrolabe_steals_refused_total{class="long"} ', 2)
-        )
-        assert await _is_waiting(made, "long", 1)
-        assert len(short.backlogs) <= 4
-
-
-@pytest.mark.parametrize("behave", [_hang, _die, _nan])
-async def test_without_an_answer_nothing_is_stolen(behave: Behaviour) -> None:
-    """Slow, dead or lying."""
-    short = ScriptedEngine(answer_backlogs=behave)
-    async with thieves(short) as made:
-        await eventually(lambda: _metric_sum_is(made, 'purpose="steal"', 2))
-        assert await _is_waiting(made, "long", 1)
-
-
-async def test_an_idle_short_unit_steals_by_rasp() -> None:
-    """At once when it has been idle for longer than tau_cool: one request, then it is busy."""
-    async with crowd(
-        ScriptedEngine(),
-        ScriptedEngine(),
-        pools="static",
-        stealing="rasp",
-        rasp_tau_cool_s=0.2,
-        worker_concurrency_limit=4,
-    ) as made:
-        await made.change("/u1", concurrency_limit=1)
-        made.send(4, LONG)
-        await eventually(lambda: _is_active(made, "u0", 1))
-        await asyncio.sleep(0.3)
-        assert await _is_active(made, "u0", 1)
-        assert await _is_waiting(made, "long", 2)
-        counted = 'astrolabe_steals_total{allowed_by="rasp",class="long"} '
-        assert await made.fleet.metric(counted) == 1
 
 
 async def test_limits_are_derived_from_what_sidecars_foretell() -> None:
@@ -331,9 +172,9 @@ async def test_rules_change_at_run_time() -> None:
     """Each by itself; what waits is classified anew."""
     async with crowd(*(ScriptedEngine() for _ in range(3)), pools="none") as made:
         made.send(3, "hello")
-        await eventually(lambda: _is_active(made, "u2", 1))
+        await eventually(lambda: is_active(made, "u2", 1))
         made.send(2, "hello")
-        await eventually(lambda: _is_waiting(made, "short", 2))
+        await eventually(lambda: is_waiting(made, "short", 2))
         await made.change(pools="static", num_long_units=2, stealing="off", queue_order="edf")
         assert await made.by_pool() == {"u0": "short", "u1": "long", "u2": "long"}
         await made.change(long_threshold_tokens=1.0, learn_threshold=True)
@@ -379,15 +220,6 @@ async def test_bad_changes_are_refused() -> None:
         assert [after[key] for key in kept] == [before[key] for key in kept]
 
 
-async def _is_waiting(made: Crowd, request_class: str, count: int) -> bool:
-    return bool((await made.pools())["queues"][request_class]["length"] == count)
-
-
-async def _is_active(made: Crowd, unit: str, count: int) -> bool:
-    units = (await made.pools())["units"]
-    return any(one["name"] == unit and one["active"] == count for one in units)
-
-
 async def _has_limit(made: Crowd, limit: int) -> bool:
     return bool((await made.pools())["units"][0]["concurrency_limit"] == limit)
 
@@ -398,13 +230,3 @@ async def _is_learnt(made: Crowd) -> bool:
 
 async def _were_asked(engines: list[ScriptedEngine]) -> bool:
     return all(len(engine.backlogs) > 2 for engine in engines)
-
-
-async def _metric_is(made: Crowd, line: str, least: float) -> bool:
-    return await made.fleet.metric(line) >= least
-
-
-async def _metric_sum_is(made: Crowd, labels: str, least: float) -> bool:
-    lines = (await made.fleet.client.get("/metrics")).text.splitlines()
-    missing = [line for line in lines if line.startswith("astrolabe_backlogs_missing_total{")]
-    return sum(float(line.split()[-1]) for line in missing if labels in line) >= least
