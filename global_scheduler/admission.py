@@ -38,7 +38,7 @@ class AdmissionRules:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The verdict, and the units to choose among if it is ``send``."""
+    """The verdict, and the units to choose among if it is ``send``; none named: any."""
 
     verdict: Verdict
     units: tuple[str, ...]
@@ -48,28 +48,35 @@ class Admission:
 
 
 def admit(
-    waiting: Waiting, forecasts: Sequence[Forecast], rules: AdmissionRules, now_s: float
+    waiting: Waiting,
+    forecasts: Sequence[Forecast],
+    rules: AdmissionRules,
+    now_s: float,
+    *,
+    num_unknown: int = 0,
 ) -> Admission:
     """Judge one request by what units foretell; ``forecasts`` has those that answered.
 
-    Without a goal or without any forecast it is sent.
+    Without a goal it is sent. It is not held back or refused as long as the forecasts of
+    ``num_unknown`` other units are missing: they might meet its goals.
     """
-    units = tuple(forecast.unit for forecast in forecasts)
     if (waiting.ttft_goal_s is None and waiting.tpot_goal_s is None) or not forecasts:
-        return Admission("send", units, meets_goals=True)
+        return Admission("send", (), meets_goals=True)
     spare = {forecast.unit: headroom(waiting, forecast, now_s) for forecast in forecasts}
-    able = [unit for unit in units if spare[unit] >= 0.0]
+    able = [unit for unit in spare if spare[unit] >= 0.0]
     num_able = len(able)
     if able:
         if rules.headroom != "policy":
             pick = min if rules.headroom == "least" else max
             able = [pick(able, key=lambda unit: (spare[unit], unit))]
         return Admission("send", tuple(able), meets_goals=True, num_able=num_able)
+    if num_unknown:
+        return Admission("send", (), meets_goals=False)
     if rules.miss == "shed" and waiting.importance < rules.shed_below:
         return Admission("shed", (), meets_goals=False)
     if rules.miss == "wait" and now_s < waiting.deadline_s < float("inf"):
         return Admission("wait", (), meets_goals=False)
-    return Admission("send", units, meets_goals=False)
+    return Admission("send", (), meets_goals=False)
 
 
 def headroom(waiting: Waiting, forecast: Forecast, now_s: float) -> float:

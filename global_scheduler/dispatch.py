@@ -158,7 +158,13 @@ class Dispatcher:
             for c in candidates
             if c.prediction is not None and c.prediction.backend != "none"
         ]
-        admission = admit(waiting, forecasts, self.routing.goals, now_s)
+        admission = admit(
+            waiting,
+            forecasts,
+            self.routing.goals,
+            now_s,
+            num_unknown=len(candidates) - len(forecasts),
+        )
         if admission.verdict == "shed":
             soonest_s = min(forecast.ttft_s for forecast in forecasts)
             raise TooManyRequests(

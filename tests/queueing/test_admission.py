@@ -57,6 +57,17 @@ def test_waiting_ends_with_the_goal() -> None:
 
 
 def test_without_goals_or_forecasts_it_is_sent() -> None:
-    """To any unit; an empty answer means that the policy's fallback decides."""
-    assert admit(request("a"), [FAST, SLOW], RULES, 0.0).units == ("fast", "slow")
+    """To any unit, one whose sidecar does not answer among them: the policy decides."""
+    assert admit(request("a"), [FAST, SLOW], RULES, 0.0).units == ()
     assert admit(request("a", ttft_goal_s=0.1), [], RULES, 0.0).verdict == "send"
+
+
+@pytest.mark.parametrize("miss", ["shed", "wait"])
+def test_a_unit_without_a_forecast_might_meet_the_goals(miss: str) -> None:
+    """As long as there is one nobody is refused or held back; units that do are taken first."""
+    rules = AdmissionRules(miss=miss)  # type: ignore[arg-type]
+    hopeless = request("a", 0.0, ttft_goal_s=0.1, importance=-1)
+    assert admit(hopeless, [SLOW], rules, 0.0).verdict == miss
+    assert admit(hopeless, [SLOW], rules, 0.0, num_unknown=1).verdict == "send"
+    easy = request("b", 0.0, ttft_goal_s=1.0)
+    assert admit(easy, [FAST], rules, 0.0, num_unknown=1).units == ("fast",)
