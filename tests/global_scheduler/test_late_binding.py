@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
 
+from global_scheduler.settings import GatewaySettings
 from tests.global_scheduler.fleet import COMPLETION, Fleet, ScriptedEngine, eventually, fleet, reply
 
 pytestmark = pytest.mark.anyio
@@ -210,3 +212,19 @@ async def test_a_priority_that_is_no_number_is_refused(value: str) -> None:
         assert answer.status_code == 400
         assert answer.json()["error"]["param"] == "x-astrolabe-priority"
         assert repr(value) in answer.json()["error"]["message"]
+
+
+def test_the_limit_is_adasplits_and_may_come_from_its_environment_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """8 by default; our own name for it and the command line come before the bare one."""
+    monkeypatch.delenv("WORKER_CONCURRENCY_LIMIT", raising=False)
+    assert GatewaySettings().worker_concurrency_limit == 8
+    monkeypatch.setenv("WORKER_CONCURRENCY_LIMIT", "auto")
+    assert GatewaySettings().worker_concurrency_limit == "auto"
+    monkeypatch.setenv("ASTROLABE_GATEWAY_WORKER_CONCURRENCY_LIMIT", "12")
+    assert GatewaySettings().worker_concurrency_limit == 12
+    monkeypatch.delenv("ASTROLABE_GATEWAY_WORKER_CONCURRENCY_LIMIT")
+    monkeypatch.setenv("WORKER_CONCURRENCY_LIMIT", "0")
+    with pytest.raises(ValidationError, match="worker_concurrency_limit"):
+        GatewaySettings()
