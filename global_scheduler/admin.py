@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
 
 from global_scheduler.admission import Headroom, Miss
 from global_scheduler.decisions import CAPACITY, DecisionLog
@@ -17,6 +17,7 @@ from global_scheduler.health import HealthChecker
 from global_scheduler.lengths import Lengths
 from global_scheduler.policies import POLICIES
 from global_scheduler.settings import PolicyName
+from global_scheduler.slo import parse_goal_defaults
 from global_scheduler.units import Unit, UnitRegistry, new_unit
 
 
@@ -40,6 +41,14 @@ class RoutingIn(BaseModel):
     slo_miss: Miss | None = None
     shed_below: int | None = None
     slo_headroom: Headroom | None = None
+    slo: list[str] | None = None
+    """Default goals, as ``--slo`` takes them; they take the place of all there were."""
+
+    @field_validator("slo")
+    @classmethod
+    def _check_goals(cls, value: list[str] | None) -> list[str] | None:
+        parse_goal_defaults(value or ())
+        return value
 
 
 def require_token(token: str | None, *, is_loopback: bool) -> Any:
@@ -120,6 +129,8 @@ def _add_routing(router: APIRouter, routing: Routing, log: DecisionLog) -> None:
             routing.policy = POLICIES[body.policy]
         if body.num_query_predictors is not None:
             routing.num_query_predictors = body.num_query_predictors
+        if body.slo is not None:
+            routing.goal_defaults = parse_goal_defaults(body.slo)
         given = {
             "miss": body.slo_miss,
             "shed_below": body.shed_below,
@@ -159,5 +170,9 @@ def _routing_out(routing: Routing) -> dict[str, Any]:
         "slo_miss": routing.goals.miss,
         "shed_below": routing.goals.shed_below,
         "slo_headroom": routing.goals.headroom,
+        "slo": {
+            model: {"ttft_ms": goals.ttft_ms, "tpot_ms": goals.tpot_ms}
+            for model, goals in routing.goal_defaults.items()
+        },
         "policies": list(POLICIES),
     }

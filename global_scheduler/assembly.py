@@ -72,9 +72,6 @@ class Parts:
         self.outcomes = Outcomes(base.metrics)
         self.queue_metrics = QueueMetrics(base.metrics.registry, clock)
         self.late_binding = self._late_binding()
-        self.pools = pool_parts(
-            settings, base.units, self.late_binding, session, self.ledger, base.metrics.registry
-        )
         self.predictions = PredictionClient(
             session,
             self.ledger,
@@ -105,6 +102,16 @@ class Parts:
             POLICIES[settings.policy],
             settings.num_query_predictors,
             AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
+            settings.goal_defaults,
+        )
+        self.pools = pool_parts(
+            settings,
+            base.units,
+            self.late_binding,
+            session,
+            self.ledger,
+            base.metrics.registry,
+            lambda: self.routing.goal_defaults,
         )
         self.gateway = self._gateway(self._dispatcher())
 
@@ -182,7 +189,6 @@ class Parts:
             base.metrics,
             base.limiter,
             clock=time.monotonic,
-            goal_defaults=settings.goal_defaults,
             max_attempts=settings.max_attempts,
             forward_authorization=not settings.api_key,
         )

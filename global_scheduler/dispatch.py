@@ -23,6 +23,7 @@ from global_scheduler.policies.base import (
 from global_scheduler.predictions import Answer, PredictionClient
 from global_scheduler.queueing.holding import Ticket
 from global_scheduler.queueing.waiting import Waiting
+from global_scheduler.slo import GoalDefaults
 from global_scheduler.units import Unit, UnitRegistry
 
 POSTPONED_S = 0.1
@@ -38,6 +39,8 @@ class Routing:
     """Candidates drawn at random for each decision (power of k); 0 takes all."""
     goals: AdmissionRules
     """What to do about requests with latency goals."""
+    goal_defaults: GoalDefaults
+    """Goals of requests that name none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
 from global_scheduler.dispatch import Dispatcher, Postponed
-from global_scheduler.errors import BadRequest, UpstreamFailed
+from global_scheduler.errors import BadRequest, TooManyRequests, UpstreamFailed
 from global_scheduler.exchange import Exchange
 from global_scheduler.importance import importance_of, session_of
 from global_scheduler.job import Job
@@ -25,7 +25,7 @@ from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.quotas.keys import key_id
 from global_scheduler.quotas.limiter import Limiter, Reservation
 from global_scheduler.relay import Relayed, relay_stream, relay_whole
-from global_scheduler.slo import GoalDefaults, read_slo
+from global_scheduler.slo import read_slo
 from global_scheduler.units import Unit, UnitRegistry
 from global_scheduler.upstream import RawHeaders, UnitFailed, Upstream
 from wire.length import LengthEstimate
@@ -63,7 +63,6 @@ class Generations:
         limiter: Limiter,
         *,
         clock: Callable[[], float],
-        goal_defaults: GoalDefaults,
         max_attempts: int,
         forward_authorization: bool,
     ) -> None:
@@ -78,7 +77,6 @@ class Generations:
         self._observations = observations
         self._limiter = limiter
         self._clock = clock
-        self._goal_defaults = goal_defaults
         self._max_attempts = max_attempts
         self._forward_authorization = forward_authorization
 
@@ -101,7 +99,7 @@ class Generations:
 
     async def _job(self, exchange: Exchange, request: GenerationRequest, arrived_s: float) -> Job:
         model = request.model or self._only_model()
-        slo = read_slo(exchange.header, model, self._goal_defaults)
+        slo = read_slo(exchange.header, model, self._dispatcher.routing.goal_defaults)
         importance = importance_of(exchange.header, request.priority)
         num_prompt_tokens = await self._tokens.count(model, request)
         question = request.length_question(model, num_prompt_tokens)
@@ -159,7 +157,11 @@ class Generations:
         """
         job = generation.job
         ticket = await self._late_binding.ticket(job.request_id)
-        chosen = await self._dispatcher.dispatch(job, ticket, self._late_binding.limit_of)
+        try:
+            chosen = await self._dispatcher.dispatch(job, ticket, self._late_binding.limit_of)
+        except TooManyRequests as refusal:
+            self._late_binding.refused(ticket, refusal.reason)
+            raise
         if isinstance(chosen, Postponed):
             self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
             return False

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import anyio
 
-from global_scheduler.errors import NoUnitAvailable, TooManyRequests
+from global_scheduler.errors import NoUnitAvailable, Rejection, TooManyRequests
 from global_scheduler.pools.book import PoolBook
 from global_scheduler.pools.classes import Classifier
 from global_scheduler.queue_metrics import QueueMetrics
@@ -117,6 +117,10 @@ class LateBinding:
         if ticket.is_stolen:
             self.on_stolen(ticket)
         self.wake()
+
+    def refused(self, ticket: Ticket, reason: Rejection) -> None:
+        """The request is answered 429 though units have room; ``leave`` follows."""
+        self._metrics.rejected(reason, ticket.request_class)
 
     def leave(self, request_id: str) -> None:
         """The request is over, well or not, wherever it was."""

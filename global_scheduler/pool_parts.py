@@ -19,6 +19,7 @@ from global_scheduler.late_binding import LateBinding
 from global_scheduler.ledger import Ledger
 from global_scheduler.pool_metrics import PoolMetrics
 from global_scheduler.settings import GatewaySettings
+from global_scheduler.slo import GoalDefaults
 from global_scheduler.split_prices import Pricer
 from global_scheduler.steal_permits import StealPermits
 from global_scheduler.units import Unit, UnitRegistry
@@ -56,6 +57,7 @@ def pool_parts(
     session: aiohttp.ClientSession,
     ledger: Ledger,
     registry: CollectorRegistry,
+    goal_defaults: Callable[[], GoalDefaults],
 ) -> PoolParts:
     """Put together; ``late_binding`` asks for permits from now on."""
     clock, metrics = time.monotonic, PoolMetrics(registry)
@@ -75,7 +77,7 @@ def pool_parts(
         late_binding,
         backlogs,
         metrics,
-        lambda unit: _tpot_goal_s(unit, settings),
+        lambda unit: _tpot_goal_s(unit, goal_defaults(), settings.auto_limit_tpot_ms),
         interval_s=INTERVALS_PER_LIMIT * settings.control_interval_s,
         is_on=settings.worker_concurrency_limit == "auto",
     )
@@ -100,9 +102,8 @@ def pool_parts(
     return PoolParts(control, permits, auto_limits, admin)
 
 
-def _tpot_goal_s(unit: Unit, settings: GatewaySettings) -> float:
+def _tpot_goal_s(unit: Unit, defaults: GoalDefaults, otherwise_ms: float) -> float:
     """The strictest of those that requests for the unit's models have if they name none."""
-    defaults = settings.goal_defaults
     named = [defaults.get(model) or defaults.get("*") for model in unit.models]
     goals_ms = [slo.tpot_ms for slo in named if slo is not None and slo.tpot_ms is not None]
-    return min(goals_ms, default=settings.auto_limit_tpot_ms) / 1e3
+    return min(goals_ms, default=otherwise_ms) / 1e3

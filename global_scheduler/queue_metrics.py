@@ -78,9 +78,9 @@ class QueueMetrics:
         """A running mean; 0 before there were two."""
         return self._gap_s
 
-    def rejected(self, reason: Rejection, request_class: RequestClass | None = None) -> None:
-        """A request was answered 429; without a class if it was refused before it had one."""
-        self._rejected.labels(reason, request_class or "unknown").inc()
+    def rejected(self, reason: Rejection, request_class: RequestClass) -> None:
+        """A request was answered 429."""
+        self._rejected.labels(reason, request_class).inc()
 
     def ended(
         self,

@@ -93,6 +93,8 @@ async def test_what_becomes_of_a_goal_that_cannot_be_met(
             assert answer.headers["x-astrolabe-rejected"] == "slo"
             assert answer.headers["retry-after"] == "1"
             assert "0.90 s" in answer.json()["error"]["message"]
+            shed = 'astrolabe_rejected_requests_total{class="short",reason="slo"} '
+            assert await running.metric(shed) == 1
         else:
             assert "none is predicted to meet" in (await running.decisions())[-1]["reason"]
 
@@ -153,8 +155,13 @@ async def test_rules_can_be_switched_while_it_runs() -> None:
         shown = (await running.client.put("/admin/policy", json=change)).json()
         assert {name: shown[name] for name in change} == change
         assert (await running.complete(headers=GOAL | UNIMPORTANT)).status_code == 200
-        bad = await running.client.put("/admin/policy", json={"slo_miss": "pray"})
-        assert bad.status_code == 400
+        for wrong in ({"slo_miss": "pray"}, {"slo": ["m=soon"]}):
+            bad = await running.client.put("/admin/policy", json=wrong)
+            assert bad.status_code == 400
+        change = {"slo_miss": "shed", "shed_below": 0, "slo": ["m=500"]}
+        shown = (await running.client.put("/admin/policy", json=change)).json()
+        assert shown["slo"] == {"m": {"ttft_ms": 500.0, "tpot_ms": None}}
+        assert (await running.complete(headers=UNIMPORTANT)).status_code == 429
 
 
 def test_default_goals_are_read_strictly() -> None:
