@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from global_scheduler.quotas.window import NUM_SLOTS, Slot, Usage, fits, slot_at
 
 _Result = TypeVar("_Result")
 
+_LOCK_POLL_S = 0.01
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS uses (
     key TEXT NOT NULL, slot INTEGER NOT NULL,
@@ -39,6 +41,19 @@ INSERT INTO uses VALUES (?, ?, 1, ?) ON CONFLICT (key, slot) DO UPDATE
 SET num_requests = num_requests + 1, num_tokens = num_tokens + excluded.num_tokens"""
 _SETTLE = "UPDATE uses SET num_tokens = MAX(0, num_tokens + ?) WHERE key = ? AND slot = ?"
 _PRUNE = "DELETE FROM uses WHERE slot <= ? OR slot > ?"
+
+
+def _write_ahead(connection: sqlite3.Connection, busy_s: float) -> None:
+    """Let readers and a writer pass each other. SQLite itself does not wait for the lock here."""
+    give_up_s = time.monotonic() + busy_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= give_up_s:
+                raise
+        time.sleep(_LOCK_POLL_S)
 
 
 class SqliteStore:
@@ -63,7 +78,7 @@ class SqliteStore:
                 isolation_level=None,  # transactions are begun by hand
                 check_same_thread=False,  # opened here, used in the thread below
             )
-            self._connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(self._connection, busy_s)
             self._connection.execute("PRAGMA synchronous = OFF")  # a crash may forget a minute
             self._connection.execute(_SCHEMA)
         except (sqlite3.Error, OSError) as error:

@@ -6,9 +6,10 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -137,16 +138,55 @@ asyncio.run(main())
 """
 
 
+@contextmanager
+def workers_that_are_ready(
+    num_workers: int, script: str, *arguments: str
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that have said so; none is left running."""
+    command = [sys.executable, "-c", script, *arguments]
+    pipe = subprocess.PIPE
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True))
+            for _ in range(num_workers)
+        ]
+        for worker in workers:
+            stack.callback(worker.kill)
+        for worker in workers:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "ready\n"
+        yield workers
+
+
 def test_processes_that_share_a_file_never_exceed_a_quota(tmp_path: Path) -> None:
     """Two gateways that count as fast as they can, at the same time."""
-    command = [sys.executable, "-c", _WORKER, str(tmp_path / "quotas.sqlite")]
-    pipe = subprocess.PIPE
-    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    granted = [int(worker.communicate("go\n", timeout=60)[0]) for worker in workers]
+    with workers_that_are_ready(2, _WORKER, str(tmp_path / "quotas.sqlite")) as workers:
+        granted = [int(worker.communicate("go\n", timeout=60)[0]) for worker in workers]
     assert sum(granted) == 100
+
+
+_OPENER = """
+import sys, time
+from pathlib import Path
+from global_scheduler.quotas.sqlite_store import SqliteStore
+
+print("ready", flush=True)
+for folder in sys.argv[1:]:
+    while not Path(folder).exists():
+        time.sleep(0.001)
+    SqliteStore(Path(folder) / "quotas.sqlite", time.time, 30.0)
+print("opened")
+"""
+
+
+def test_gateways_that_start_together_can_all_open_the_file(tmp_path: Path) -> None:
+    """Whoever comes first makes the file while the others open it."""
+    folders = [tmp_path / str(index) for index in range(40)]
+    with workers_that_are_ready(4, _OPENER, *map(str, folders)) as workers:
+        for folder in folders:
+            folder.mkdir()
+            time.sleep(0.02)
+        assert [worker.communicate(timeout=60)[0] for worker in workers] == ["opened\n"] * 4
 
 
 @settings(max_examples=40, deadline=None)
