@@ -21,6 +21,8 @@ EMULATED_GPU = "A30"
 VLLM_CPU_MODEL_CONFIG = "config/smollm_config.json"
 VLLM_CPU_GPU = "CPU"
 VLLM_CPU_MODEL = ".astrolabe/models/SmolLM2-135M-Instruct"
+VLLM_CPU_GATEWAY = MappingProxyType({"tokenizer": VLLM_CPU_MODEL, "prediction_deadline_ms": "500"})
+"""Sidecars share the cores with the engines: their answers are late more often than wrong."""
 VLLM_CPU_PYTHON = ".venv-vllm/bin/python"
 EMULATED_SEED = 1
 EMULATED_NOISE = 0.05
@@ -55,7 +57,7 @@ def vllm_cpu_plan(
         engine = _vllm_cpu(index, port_offset)
         sidecar = _sidecar(index, engine, VLLM_CPU_MODEL_CONFIG, VLLM_CPU_GPU, port_offset)
         parts += [engine, sidecar]
-    gateway = _gateway(parts, port_offset, {"tokenizer": VLLM_CPU_MODEL, **gateway_options})
+    gateway = _gateway(parts, port_offset, {**VLLM_CPU_GATEWAY, **gateway_options})
     label = f"{num_units} vLLM units on the CPU, gateway on {gateway.port}"
     return Plan(label=label, parts=(*parts, gateway))
 
