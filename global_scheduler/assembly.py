@@ -81,13 +81,7 @@ class Parts:
             deadline_s=settings.prediction_deadline_ms / 1e3,
             window_s=settings.coalesce_ms / 1e3,
         )
-        self.health = HealthChecker(
-            session,
-            base.units,
-            interval_s=settings.health_interval_s,
-            timeout_s=settings.health_timeout_s,
-            engine_api_key=secret(settings.engine_api_key),
-        )
+        self.health = self._health()
         self.provisioning = provisioning_loop(
             settings,
             base.standby,
@@ -130,6 +124,15 @@ class Parts:
         await self.pools.close()
         await self.predictions.close()
         await self.base.limiter.close()
+
+    def _health(self) -> HealthChecker:
+        return HealthChecker(
+            self.session,
+            self.base.units,
+            interval_s=self.settings.health_interval_s,
+            timeout_s=self.settings.health_timeout_s,
+            engine_api_key=secret(self.settings.engine_api_key),
+        )
 
     def _late_binding(self) -> LateBinding:
         settings, limit = self.settings, self.settings.worker_concurrency_limit

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 
 from global_scheduler.ledger import Ledger
-from global_scheduler.pool_metrics import PoolMetrics, Purpose
+from global_scheduler.pool_metrics import BacklogMetrics, Purpose
 from global_scheduler.predictions import NoAnswer
 from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.units import Unit
@@ -25,7 +25,7 @@ class BacklogClient:
     """Asks one sidecar at a time; every call has a deadline."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, ledger: Ledger, metrics: PoolMetrics
+        self, session: aiohttp.ClientSession, ledger: Ledger, metrics: BacklogMetrics
     ) -> None:
         self._session = session
         self._ledger = ledger

@@ -1,4 +1,4 @@
-"""Metrics of pools and stealing."""
+"""Metrics of pools, of stealing, and of the backlogs that both ask sidecars about."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Purpose = Literal["prices", "threshold", "steal", "limit"]
 
 
 class PoolMetrics:
-    """Label sets are bounded by the numbers of units, controllers and reasons."""
+    """How units are divided. Label sets are bounded by the numbers of units and controllers."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._units = Gauge(
@@ -39,30 +39,6 @@ class PoolMetrics:
             "astrolabe_pool_moves",
             "Units that changed pool, by the pool they went to and who moved them.",
             ["to", "controller"],
-            registry=registry,
-        )
-        self._steals = Counter(
-            "astrolabe_steals",
-            "Requests given to a unit of the other pool, by class and what allowed it.",
-            ["class", "allowed_by"],
-            registry=registry,
-        )
-        self._refusals = Counter(
-            "astrolabe_steals_refused",
-            "What-ifs that showed harm in a steal, by class.",
-            ["class"],
-            registry=registry,
-        )
-        self._missing = Counter(
-            "astrolabe_backlogs_missing",
-            "Backlogs of which a sidecar did not foretell the end, by purpose and reason.",
-            ["unit", "purpose", "reason"],
-            registry=registry,
-        )
-        self._asked = Counter(
-            "astrolabe_backlogs_asked",
-            "Backlogs that sidecars were asked about, by purpose.",
-            ["purpose"],
             registry=registry,
         )
         self._unpriced = Counter(
@@ -103,22 +79,6 @@ class PoolMetrics:
         """A unit has changed pool."""
         self._moves.labels(move.to, controller).inc()
 
-    def stolen(self, request_class: RequestClass, allowed_by: str) -> None:
-        """A unit of the other pool was given a request of this class."""
-        self._steals.labels(request_class, allowed_by).inc()
-
-    def refused(self, request_class: RequestClass) -> None:
-        """A what-if forbids to steal a request of this class."""
-        self._refusals.labels(request_class).inc()
-
-    def asked(self, purpose: Purpose) -> None:
-        """A sidecar was asked about a backlog."""
-        self._asked.labels(purpose).inc()
-
-    def missing(self, unit: str, purpose: Purpose, reason: str) -> None:
-        """And gave no answer that can be used."""
-        self._missing.labels(unit, purpose, reason).inc()
-
     def unpriced(self) -> None:
         """The present split of a group has no price: its controller has to do without."""
         self._unpriced.inc()
@@ -130,3 +90,55 @@ class PoolMetrics:
     def failed(self) -> None:
         """That, or deriving limits, ended in an error."""
         self._failures.inc()
+
+
+class StealMetrics:
+    """Requests that units took from the other pool, and what forbade it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._steals = Counter(
+            "astrolabe_steals",
+            "Requests given to a unit of the other pool, by class and what allowed it.",
+            ["class", "allowed_by"],
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "astrolabe_steals_refused",
+            "What-ifs that showed harm in a steal, by class.",
+            ["class"],
+            registry=registry,
+        )
+
+    def stolen(self, request_class: RequestClass, allowed_by: str) -> None:
+        """A unit of the other pool was given a request of this class."""
+        self._steals.labels(request_class, allowed_by).inc()
+
+    def refused(self, request_class: RequestClass) -> None:
+        """A what-if forbids to steal a request of this class."""
+        self._refusals.labels(request_class).inc()
+
+
+class BacklogMetrics:
+    """Questions about backlogs. Label sets are bounded by the numbers of units and reasons."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._asked = Counter(
+            "astrolabe_backlogs_asked",
+            "Backlogs that sidecars were asked about, by purpose.",
+            ["purpose"],
+            registry=registry,
+        )
+        self._missing = Counter(
+            "astrolabe_backlogs_missing",
+            "Backlogs of which a sidecar did not foretell the end, by purpose and reason.",
+            ["unit", "purpose", "reason"],
+            registry=registry,
+        )
+
+    def asked(self, purpose: Purpose) -> None:
+        """A sidecar was asked about a backlog."""
+        self._asked.labels(purpose).inc()
+
+    def missing(self, unit: str, purpose: Purpose, reason: str) -> None:
+        """And gave no answer that can be used."""
+        self._missing.labels(unit, purpose, reason).inc()

@@ -17,7 +17,7 @@ from global_scheduler.backlogs import BacklogClient
 from global_scheduler.control_loop import PoolControl
 from global_scheduler.late_binding import LateBinding
 from global_scheduler.ledger import Ledger
-from global_scheduler.pool_metrics import PoolMetrics
+from global_scheduler.pool_metrics import BacklogMetrics, PoolMetrics, StealMetrics
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.slo import GoalDefaults
 from global_scheduler.split_prices import Pricer
@@ -61,12 +61,12 @@ def pool_parts(
 ) -> PoolParts:
     """Put together; ``late_binding`` asks for permits from now on."""
     clock, metrics = time.monotonic, PoolMetrics(registry)
-    backlogs = BacklogClient(session, ledger, metrics)
+    backlogs = BacklogClient(session, ledger, BacklogMetrics(registry))
     permits = StealPermits(
         units,
         late_binding,
         backlogs,
-        metrics,
+        StealMetrics(registry),
         clock,
         rule=settings.stealing,
         tau_cool_s=settings.rasp_tau_cool_s,

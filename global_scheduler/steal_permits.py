@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from global_scheduler.backlogs import BacklogClient
 from global_scheduler.late_binding import LateBinding
-from global_scheduler.pool_metrics import PoolMetrics
+from global_scheduler.pool_metrics import StealMetrics
 from global_scheduler.pools.stealing import (
     StealForecast,
     Stealing,
@@ -53,7 +53,7 @@ class StealPermits:
         units: UnitRegistry,
         late_binding: LateBinding,
         backlogs: BacklogClient,
-        metrics: PoolMetrics,
+        metrics: StealMetrics,
         clock: Callable[[], float],
         *,
         rule: Stealing,

@@ -53,6 +53,11 @@ PYTHON
 
 install() {
     local python wheels="$venv/wheels"
+    if [ -L "$venv" ]; then
+        echo "install.sh: $venv is a link and does not hold what it should; nothing behind a link" \
+            "is cleared, so remove the link first" >&2
+        return 1
+    fi
     python="$(find_python)"
     echo "[1/5] making $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
