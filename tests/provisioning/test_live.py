@@ -234,6 +234,9 @@ def test_reactive_waits_until_requests_have_been_late(tmp_path: Path) -> None:
         await asyncio.sleep(1.2)
         await reply(send, 200, COMPLETION)
 
+    async def is_asked() -> bool:
+        return asked == ["start"]
+
     async def run() -> None:
         unit = engine(SLOW_MS)
         standby = hook("http://127.0.0.1:9", "")
@@ -251,7 +254,7 @@ def test_reactive_waits_until_requests_have_been_late(tmp_path: Path) -> None:
                 assert asked == []
                 await running.client.put("/admin/provisioning", json={"mode": "reactive"})
                 await eventually(in_state(running, "starting"))
-                assert asked == ["start"]
+                await eventually(is_asked)  # a moment after the state has changed
 
     asyncio.run(run())
 
