@@ -12,6 +12,7 @@ import aiohttp
 from pydantic import SecretStr
 
 from global_scheduler.admission import AdmissionRules
+from global_scheduler.backlogs import BacklogClient
 from global_scheduler.decisions import DecisionLog
 from global_scheduler.dispatch import Dispatcher, Routing
 from global_scheduler.gateway import Gateway
@@ -24,6 +25,7 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.outcomes import Outcomes
 from global_scheduler.policies import POLICIES
+from global_scheduler.pool_metrics import BacklogMetrics
 from global_scheduler.pool_parts import pool_parts
 from global_scheduler.pools.book import PoolBook
 from global_scheduler.pools.classes import Classifier
@@ -102,10 +104,11 @@ class Parts:
             settings,
             base.units,
             self.late_binding,
-            session,
-            self.ledger,
+            BacklogClient(session, self.ledger, BacklogMetrics(base.metrics.registry)),
             base.metrics.registry,
             lambda: self.routing.goal_defaults,
+            clock=clock,
+            wall_clock=time.time,
         )
         self.gateway = self._gateway(self._dispatcher())
 

@@ -10,7 +10,7 @@ from statistics import fmean
 
 import anyio
 
-from global_scheduler.backlogs import BacklogClient
+from global_scheduler.backlogs import Backlogs
 from global_scheduler.late_binding import LateBinding
 from global_scheduler.pool_metrics import PoolMetrics
 from global_scheduler.queueing.waiting import CLASSES, Waiting
@@ -33,7 +33,7 @@ class AutoLimits:
         self,
         units: UnitRegistry,
         late_binding: LateBinding,
-        backlogs: BacklogClient,
+        backlogs: Backlogs,
         metrics: PoolMetrics,
         tpot_goal_s: Callable[[Unit], float],
         *,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
 import aiohttp
 import msgspec
@@ -19,6 +20,21 @@ LARGEST_ANSWER_BYTES = 1 << 20
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(BacklogPrediction)
+
+
+class Backlogs(Protocol):
+    """Whoever can be asked how a unit would work off a backlog."""
+
+    async def try_ask(
+        self,
+        unit: Unit,
+        requests: Sequence[Waiting],
+        purpose: Purpose,
+        *,
+        limit: int,
+        deadline_s: float,
+    ) -> BacklogPrediction | None:
+        """What if the unit got these requests, ``limit`` at a time? None: no answer in time."""
 
 
 class BacklogClient:

@@ -20,7 +20,7 @@ from global_scheduler.policies.base import (
     Choice,
     RoutedRequest,
 )
-from global_scheduler.predictions import Answer, PredictionClient
+from global_scheduler.predictions import Answer, Predictions
 from global_scheduler.queueing.holding import Ticket
 from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.slo import GoalDefaults
@@ -57,7 +57,7 @@ class Dispatcher:
         self,
         units: UnitRegistry,
         ledger: Ledger,
-        predictions: PredictionClient,
+        predictions: Predictions,
         routing: Routing,
         log: DecisionLog,
         metrics: GatewayMetrics,
@@ -91,12 +91,13 @@ class Dispatcher:
         answers: dict[str, Answer] = {}
         if policy.needs != "nothing" or job.slo is not None:
             units = self._drawn(units)
-            simulate = policy.needs == "simulation" or job.slo is not None
+            simulate = policy.needs in ("simulation", "costs") or job.slo is not None
             answers = await self._predictions.ask(
                 units,
                 job.question(),
                 simulate=simulate,
                 num_cached_tokens={unit.name: _num_cached_tokens(unit, job) for unit in units},
+                cost_to_others=policy.needs == "costs",
             )
             # Units may have filled up, failed or been drained while sidecars were asked.
             able = self._with_room(job, ticket, limit_of)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 
 from global_scheduler.admin_pools import PoolAdmin, pools_router
 from global_scheduler.auto_limits import AutoLimits
-from global_scheduler.backlogs import BacklogClient
+from global_scheduler.backlogs import Backlogs
 from global_scheduler.control_loop import PoolControl
 from global_scheduler.late_binding import LateBinding
-from global_scheduler.ledger import Ledger
-from global_scheduler.pool_metrics import BacklogMetrics, PoolMetrics, StealMetrics
+from global_scheduler.pool_metrics import PoolMetrics, StealMetrics
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.slo import GoalDefaults
 from global_scheduler.split_prices import Pricer
@@ -54,14 +51,15 @@ def pool_parts(
     settings: GatewaySettings,
     units: UnitRegistry,
     late_binding: LateBinding,
-    session: aiohttp.ClientSession,
-    ledger: Ledger,
+    backlogs: Backlogs,
     registry: CollectorRegistry,
     goal_defaults: Callable[[], GoalDefaults],
+    *,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
 ) -> PoolParts:
     """Put together; ``late_binding`` asks for permits from now on."""
-    clock, metrics = time.monotonic, PoolMetrics(registry)
-    backlogs = BacklogClient(session, ledger, BacklogMetrics(registry))
+    metrics = PoolMetrics(registry)
     permits = StealPermits(
         units,
         late_binding,
@@ -91,7 +89,7 @@ def pool_parts(
         permits,
         metrics,
         clock=clock,
-        wall_clock=time.time,
+        wall_clock=wall_clock,
         interval_s=settings.control_interval_s,
         rules=settings.regime_rules,
         learns_threshold=settings.learn_threshold,

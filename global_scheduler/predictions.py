@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import aiohttp
 import msgspec
@@ -39,6 +39,24 @@ class Answer:
 
     prediction: Prediction
     asked_at_s: float
+
+
+class Predictions(Protocol):
+    """Whoever can be asked what a request would meet on units: sidecars, or a twin's."""
+
+    async def ask(
+        self,
+        units: Sequence[Unit],
+        question: PredictRequest,
+        *,
+        simulate: bool,
+        num_cached_tokens: Mapping[str, int] = NOTHING_CACHED,
+        cost_to_others: bool = False,
+    ) -> dict[str, Answer]:
+        """The answers that came in time, by unit name.
+
+        Each unit is asked with the prompt tokens that its own prefix cache holds.
+        """
 
 
 class NoAnswer(Exception):

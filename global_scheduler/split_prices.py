@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from global_scheduler.backlogs import BacklogClient
+from global_scheduler.backlogs import Backlogs
 from global_scheduler.pool_metrics import Purpose
 from global_scheduler.pools.base import SplitPrice
 from global_scheduler.pools.pricing import ClassOf, ShareForecast, Shares, price
@@ -31,7 +31,7 @@ class Pricer:
 
     def __init__(
         self,
-        backlogs: BacklogClient,
+        backlogs: Backlogs,
         limit_of: Callable[[Unit], int],
         clock: Callable[[], float],
         *,

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from global_scheduler.backlogs import BacklogClient
+from global_scheduler.backlogs import Backlogs
 from global_scheduler.late_binding import LateBinding
 from global_scheduler.pool_metrics import StealMetrics
 from global_scheduler.pools.stealing import (
@@ -52,7 +52,7 @@ class StealPermits:
         self,
         units: UnitRegistry,
         late_binding: LateBinding,
-        backlogs: BacklogClient,
+        backlogs: Backlogs,
         metrics: StealMetrics,
         clock: Callable[[], float],
         *,

@@ -9,8 +9,9 @@ from typing import Literal
 
 from wire.prediction import Prediction
 
-Needs = Literal["nothing", "state", "simulation"]
-"""What a policy wants from the sidecars: no call, the state fields, or a what-if."""
+Needs = Literal["nothing", "state", "simulation", "costs"]
+"""What a policy wants from the sidecars: no call, the state fields, a what-if, or one that also
+tells what the requests already there would suffer."""
 FIRST_PREFILL_TOKENS_PER_S = 5_000.0
 """Taken for a unit's prefill rate until it has been seen."""
 
