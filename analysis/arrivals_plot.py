@@ -6,12 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.command import draw_file
+from analysis.style import GREY, NAVY, OCHRE, Style, tidy
 from exp.workloads.arrivals import Phases
 from exp.workloads.errors import TraceError
 from exp.workloads.trace import TracedRequest, TraceHeader, read_trace
@@ -19,19 +20,13 @@ from exp.workloads.trace import TracedRequest, TraceHeader, read_trace
 MOST_BINS = 120
 
 
-class _Style(NamedTuple):
-    """Classes differ in lightness and dashes, so that they can be told apart in grey."""
-
-    colour: str
-    dashes: str
+STYLES = {"short": Style(OCHRE), "long": Style(NAVY, "--")}
+OTHER = Style(GREY, ":")
 
 
-STYLES = {"short": _Style("#c98a17", "-"), "long": _Style("#12355b", "--")}
-OTHER = _Style("#777777", ":")
-
-
-def draw(header: TraceHeader, requests: Sequence[TracedRequest]) -> Figure:
+def draw(trace: tuple[TraceHeader, Sequence[TracedRequest]]) -> Figure:
     """Requests a second above, prompt tokens a second below; ON phases are shaded."""
+    header, requests = trace
     last_s = max(request.at_s for request in requests)
     bin_s = max(1.0, np.ceil(last_s / MOST_BINS))
     edges = np.arange(0.0, last_s + bin_s + 1e-9, bin_s)
@@ -42,24 +37,17 @@ def draw(header: TraceHeader, requests: Sequence[TracedRequest]) -> Figure:
         times = [request.at_s for request in mine]
         tokens = [request.about_prompt_tokens for request in mine]
         style, label = STYLES.get(name, OTHER), f"{name} ({len(mine)})"
-        _steps(count, edges, np.histogram(times, edges)[0] / bin_s, style, label)
-        _steps(work, edges, np.histogram(times, edges, weights=tokens)[0] / bin_s, style, label)
+        count.stairs(np.histogram(times, edges)[0] / bin_s, edges, **style.line(label))
+        work.stairs(np.histogram(times, edges, weights=tokens)[0] / bin_s, edges, **style.line())
     count.set_ylabel("requests a second")
     work.set_ylabel("prompt tokens a second")
     work.set_xlabel("seconds from the start")
     for axes in (count, work):
         _shade_on(axes, header, float(edges[-1]))
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+    tidy((count, work))
     figure.legend(*count.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
-
-
-def _steps(axes: Axes, edges: np.ndarray, values: np.ndarray, style: _Style, label: str) -> None:
-    axes.stairs(
-        values, edges, color=style.colour, linestyle=style.dashes, linewidth=1.6, label=label
-    )
 
 
 def _shade_on(axes: Axes, header: TraceHeader, end_s: float) -> None:
@@ -79,18 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("trace", type=Path, nargs="?", default=Path(".astrolabe/trace.jsonl"))
     parser.add_argument("--output", type=Path, default=Path(".astrolabe/arrivals.png"))
     options = parser.parse_args(argv)
-    try:
-        header, requests = read_trace(options.trace)
-    except TraceError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return draw_file(options.output, lambda: _read(options.trace), draw)
+
+
+def _read(file: Path) -> tuple[TraceHeader, Sequence[TracedRequest]]:
+    header, requests = read_trace(file)
     if not requests:
-        print(f"error: {options.trace} holds no requests", file=sys.stderr)
-        return 2
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    draw(header, requests).savefig(options.output, dpi=150)
-    print(f"written to {options.output}")
-    return 0
+        raise TraceError(f"{file} holds no requests")
+    return header, requests
 
 
 if __name__ == "__main__":

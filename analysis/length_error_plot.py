@@ -11,25 +11,23 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.command import draw_file
+from analysis.style import NAVY, OCHRE, STEEL, Style, tidy
 from exp.length_errors import Answered, Window, read_answered, windows
 
 TARGET = 0.8
 
 
-class _Style(NamedTuple):
-    """Lines differ in lightness and dashes, so that they can be told apart in grey."""
-
-    method: str
+class _Method(NamedTuple):
+    name: str
     label: str
-    colour: str
-    dashes: str
-    width: float
+    style: Style
 
 
-STYLES = (
-    _Style("running_mean", "running mean", "#c9a227", ":", 2.2),
-    _Style("raw", "estimator as trained", "#7a8fa6", "--", 1.8),
-    _Style("recalibrated", "estimator, recalibrated online", "#12355b", "-", 2.4),
+METHODS = (
+    _Method("running_mean", "running mean", Style(OCHRE, ":", width=2.2)),
+    _Method("raw", "estimator as trained", Style(STEEL, "--", width=1.8)),
+    _Method("recalibrated", "estimator, recalibrated online", Style(NAVY, width=2.4)),
 )
 
 
@@ -45,15 +43,13 @@ def draw(answered: Sequence[Answered], size: int) -> Figure:
         fontsize=11,
     )
     coverage.set_xlabel(f"answers learnt from (mean over a sliding window of {size} requests)")
-    for axes in (error, coverage):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+    tidy((error, coverage))
     return figure
 
 
 def _draw_errors(axes: Axes, slid: Sequence[Window]) -> None:
-    for style in STYLES:
-        _line(axes, style, slid, [one.methods[style.method].mae for one in slid])
+    for method in METHODS:
+        _line(axes, method, slid, [one.methods[method.name].mae for one in slid])
     axes.set_ylabel("mean absolute error (tokens)")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
@@ -61,24 +57,17 @@ def _draw_errors(axes: Axes, slid: Sequence[Window]) -> None:
 
 def _draw_coverage(axes: Axes, slid: Sequence[Window]) -> None:
     axes.axhline(TARGET, color="black", linewidth=0.8)
-    for style in STYLES:
-        shares = [one.methods[style.method].coverage_80 for one in slid]
+    for method in METHODS:
+        shares = [one.methods[method.name].coverage_80 for one in slid]
         known = [share for share in shares if share is not None]
         if len(known) == len(shares):
-            _line(axes, style, slid, known)
+            _line(axes, method, slid, known)
     axes.set_ylabel("share within the\n80 % interval")
     axes.set_ylim(0, 1)
 
 
-def _line(axes: Axes, style: _Style, slid: Sequence[Window], values: Sequence[float]) -> None:
-    axes.plot(
-        [one.num_learnt_from for one in slid],
-        values,
-        linestyle=style.dashes,
-        color=style.colour,
-        linewidth=style.width,
-        label=style.label,
-    )
+def _line(axes: Axes, method: _Method, slid: Sequence[Window], values: Sequence[float]) -> None:
+    axes.plot([one.num_learnt_from for one in slid], values, **method.style.line(method.label))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,18 +82,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.window < 1:
         parser.error(f"--window must be at least 1 (got {options.window})")
-    try:
-        answered = read_answered(options.result)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return draw_file(
+        options.output,
+        lambda: _read(options.result),
+        lambda answered: draw(answered, options.window),
+    )
+
+
+def _read(file: Path) -> Sequence[Answered]:
+    answered = read_answered(file)
     if not answered:
-        print(f"error: {options.result} holds no answers", file=sys.stderr)
-        return 2
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    draw(answered, options.window).savefig(options.output, dpi=150)
-    print(f"written to {options.output}")
-    return 0
+        raise ValueError(f"{file} holds no answers")
+    return answered
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis.command import draw_file
+from analysis.style import CYCLE, GREY, Style, tidy
 from exp.scrapes import OK, Row, read_rows
 
 GATEWAY = "gateway"
@@ -33,9 +35,7 @@ PANELS = (
     _Panel("output tokens a second", lambda row: row.generation_tokens_per_s),
     _Panel("mean TTFT (s)", lambda row: _scaled(row.ttft_mean_ms, 1e-3), None, True),
 )
-SHADES = ("#12355b", "#c9a227", "#7a8fa6", "#8c3b2e", "#4f7d4a", "#9b7fb5")
-DASHES = ("-", "--", ":", "-.")
-"""Lines differ in lightness and dashes, so that they can be told apart in grey."""
+OF_GATEWAY = Style("black", width=0.8)
 
 
 def draw(rows: Sequence[Row]) -> Figure:
@@ -46,15 +46,14 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots(len(PANELS), 1, sharex=True)
     for panel, one in zip(PANELS, axes, strict=True):
         for index, name in enumerate(names):
-            style = (SHADES[index % len(SHADES)], DASHES[index % len(DASHES)], 1.6)
+            style = CYCLE[index % len(CYCLE)]
             _line(one, panel, [row for row in rows if row.unit == name], began_s, name, style)
         if panel.of_gateway:
             seen = [row for row in rows if row.unit == GATEWAY]
-            _line(one, panel, seen, began_s, GATEWAY, ("black", "-", 0.8))
+            _line(one, panel, seen, began_s, GATEWAY, OF_GATEWAY)
         one.set_ylabel(panel.label)
         one.set_ylim(0, panel.top)
-        one.grid(alpha=0.3)
-        one.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     is_any_dead = _mark_dead(axes[0], rows, names, began_s)
     axes[-1].set_xlabel("seconds")
     _legend(figure, axes, is_any_dead)
@@ -67,20 +66,16 @@ def _line(
     rows: Sequence[Row],
     began_s: float,
     name: str,
-    style: tuple[str, str, float],
+    style: Style,
 ) -> None:
     """One unit; dots, too, where values stand alone between unknown ones."""
     values = [panel.value(row) for row in rows]
-    colour, dashes, width = style
     axes.plot(
         [row.time_s - began_s for row in rows],
         [math.nan if value is None else value for value in values],
-        linestyle=dashes,
         marker=".",
         markersize=2.5,
-        color=colour,
-        linewidth=width,
-        label=name,
+        **style.line(name),
     )
 
 
@@ -88,7 +83,7 @@ def _mark_dead(axes: Axes, rows: Sequence[Row], names: Sequence[str], began_s: f
     """Crosses at the foot of the first panel where a unit gave no figures."""
     dead = [row for row in rows if row.state != OK and row.unit in names]
     for row in dead:
-        colour = SHADES[names.index(row.unit) % len(SHADES)]
+        colour = CYCLE[names.index(row.unit) % len(CYCLE)].colour
         axes.plot(row.time_s - began_s, 0, "x", color=colour, markersize=5, clip_on=False)
     return bool(dead)
 
@@ -96,7 +91,7 @@ def _mark_dead(axes: Axes, rows: Sequence[Row], names: Sequence[str], began_s: f
 def _legend(figure: Figure, axes: Sequence[Axes], is_any_dead: bool) -> None:
     handles, labels = axes[1].get_legend_handles_labels()
     if is_any_dead:
-        handles.append(Line2D([], [], color="#555555", marker="x", linestyle="none"))
+        handles.append(Line2D([], [], color=GREY, marker="x", linestyle="none"))
         labels.append("no answer")
     figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
 
@@ -112,21 +107,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("result", type=Path, nargs="?", default=Path(".astrolabe/monitor.csv"))
     add("--output", type=Path, help="the picture; a PDF is put beside it (default: as the result)")
     options = parser.parse_args(argv)
-    try:
-        rows = read_rows(options.result)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if not rows:
-        print(f"error: {options.result} has no rows", file=sys.stderr)
-        return 2
     output = options.output or options.result.with_suffix(".png")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure = draw(rows)
-    for path in (output, output.with_suffix(".pdf")):
-        figure.savefig(path, dpi=150)
-    print(f"written to {output} and {output.with_suffix('.pdf')}")
-    return 0
+    return draw_file(output, lambda: _read(options.result), draw)
+
+
+def _read(file: Path) -> Sequence[Row]:
+    rows = read_rows(file)
+    if not rows:
+        raise ValueError(f"{file} has no rows")
+    return rows
 
 
 if __name__ == "__main__":
