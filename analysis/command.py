@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 def draw_file(picture: Path, read: Callable[[], Result], draw: Callable[[Result], Figure]) -> int:
     """Read, draw, save: the exit status, which is 2 for a file that cannot be used.
 
-    ``read`` raises OSError, ValueError or WorkloadError if it is none of its kind, or has nothing to draw.
+    ``read`` raises OSError, ValueError or WorkloadError if there is nothing of its kind to draw.
     """
     try:
         result = read()
