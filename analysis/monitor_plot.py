@@ -46,7 +46,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     axes = figure.subplots(len(PANELS), 1, sharex=True)
     for panel, one in zip(PANELS, axes, strict=True):
         for index, name in enumerate(names):
-            style = CYCLE[index % len(CYCLE)]
+            style = CYCLE[index % len(CYCLE)]._replace(width=1.6)  # units are equals
             _line(one, panel, [row for row in rows if row.unit == name], began_s, name, style)
         if panel.of_gateway:
             seen = [row for row in rows if row.unit == GATEWAY]
