@@ -87,7 +87,8 @@ class LengthBelief(_Value, frozen=True):
     kind: Literal["oracle", "noisy", "quantiles", "running_mean"] = "quantiles"
     """``oracle``: the truth; ``noisy``: one number, off by the error; ``quantiles``: a distribution
     as wide as the error; ``running_mean``: what the gateway does without an estimator."""
-    error: Annotated[float, msgspec.Meta(ge=0)] = 0.5
+    error: Annotated[float, msgspec.Meta(ge=0)] = 0.6
+    """As large as that of the model that comes with Astrolabe, on ShareGPT."""
 
 
 class Failure(_Value, frozen=True):
