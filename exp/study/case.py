@@ -36,6 +36,10 @@ class Fleet(_Value, frozen=True):
     model_config: str = "config/llama_config.json"
     prefix_caching: bool | None = None
     """None: as the model's configuration says."""
+    num_standby: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Of the units, the last so many are away until the gateway provisions them."""
+    standby_start_s: PositiveFloat = 30.0
+    """How long such a unit takes to start."""
 
 
 class Arrivals(_Value, frozen=True):
