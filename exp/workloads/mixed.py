@@ -55,9 +55,7 @@ def mixed_trace(load: MixedLoad, seed: int) -> list[TracedRequest]:
 
 def _of_class(name: str, stream: Stream, load: MixedLoad, seed: int) -> Iterator[TracedRequest]:
     times = arrivals_s(
-        load.phases,
-        stream.rates,
-        load.duration_s,
+        load.phases.stretches(stream.rates, load.duration_s),
         stream.burstiness,
         random.Random(f"{seed} {name} arrivals"),
     )

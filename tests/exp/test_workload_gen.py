@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exp.workload_gen import main
-from exp.workloads.arrivals import Phases, Rates, arrivals_s
+from exp.workloads.arrivals import Phases, Rates, Stretch, arrivals_s
 from exp.workloads.errors import TraceError
 from exp.workloads.lengths_file import read_lengths
 from exp.workloads.trace import TracedRequest, read_trace
@@ -87,7 +87,7 @@ def test_arrivals_ascend_and_keep_out_of_phases_without_any(
 ) -> None:
     """Whatever phases, rates and burstiness."""
     phases, rates = Phases(on_s, off_s), Rates(on, off)
-    times = list(arrivals_s(phases, rates, 20.0, shape, random.Random(seed)))
+    times = list(arrivals_s(phases.stretches(rates, 20.0), shape, random.Random(seed)))
     assert times == sorted(times)
     allowed = [
         (start, end)
@@ -100,12 +100,12 @@ def test_arrivals_ascend_and_keep_out_of_phases_without_any(
 def test_rates_and_burstiness_are_those_asked_for() -> None:
     """Over many arrivals: the mean of each phase, and the gamma distribution's variation."""
     phases = Phases(10, 10)
-    times = list(arrivals_s(phases, Rates(20, 5), 2_000.0, 1.0, random.Random(1)))
+    times = list(arrivals_s(phases.stretches(Rates(20, 5), 2_000.0), 1.0, random.Random(1)))
     in_on = sum(time % 20 >= 10 for time in times)
     assert in_on == pytest.approx(20_000, rel=0.05)
     assert len(times) - in_on == pytest.approx(5_000, rel=0.05)
     for shape in (0.25, 4.0):
-        steady = list(arrivals_s(Phases(1, 0), Rates(10, 0), 2_000.0, shape, random.Random(2)))
+        steady = list(arrivals_s([Stretch(2_000.0, 10)], shape, random.Random(2)))
         gaps = [after - before for before, after in pairwise(steady)]
         variation = statistics.stdev(gaps) / statistics.fmean(gaps)
         assert variation == pytest.approx(shape**-0.5, rel=0.1)
