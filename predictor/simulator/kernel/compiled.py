@@ -29,13 +29,15 @@ seldom: Callable[[_Function], _Function] = numba.njit(**_options)
 """What runs now and then: stays a function of its own, which keeps compilation short."""
 
 
-def forget_outdated(function: Callable[..., Any]) -> None:
+def forget_outdated(function: Callable[..., Any], *more_folders: Path) -> None:
     """Remove numba's index of cached kernel code where any source of the kernel is newer.
 
     numba looks at the file of the function itself alone, not at those of the functions inlined.
+    Sources in ``more_folders`` count, too.
     """
     folder = Path(__file__).parent
-    sources = [*folder.glob("*.py"), folder.parents[1] / "step_time" / "table.py"]
+    sources = [folder.parents[1] / "step_time" / "table.py"]
+    sources += [source for each in (folder, *more_folders) for source in each.glob("*.py")]
     changed_at = max(source.stat().st_mtime for source in sources)
     cache: Any = function
     for index in Path(cache.stats.cache_path).glob("*.nbi"):
