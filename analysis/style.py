@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 NAVY, STEEL, OCHRE, BRICK, GREEN = "#12355b", "#5f86a8", "#c9a227", "#8c3b2e", "#4f7d4a"
 PURPLE, GREY, LIGHT_GREY = "#8a6fb0", "#6e6e6e", "#a8a8a8"
@@ -35,12 +36,17 @@ class Style(NamedTuple):
             "linestyle": self.dashes,
             "linewidth": self.width,
             "label": label,
+            "zorder": 2 + self.width,
         }
 
     def marks(self, label: str = "") -> dict[str, Any]:
         """The same, with a marker at each point."""
         edges = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
         return {**self.line(label), "marker": self.marker, **edges}
+
+    def band(self) -> dict[str, Any]:
+        """What ``Axes.fill_between`` takes: strong around strong lines."""
+        return {"color": self.colour, "alpha": 0.08 * self.width, "linewidth": 0, "zorder": 1}
 
     def bar(self, label: str = "") -> dict[str, Any]:
         """What ``Axes.bar`` takes."""
@@ -67,11 +73,14 @@ def tidy(axes: Iterable[Axes]) -> None:
         one.spines[["top", "right"]].set_visible(False)
 
 
-def plain_numbers(axes: Axes, which: str = "xy") -> None:
-    """0.01 instead of powers of ten."""
-    for name in which:
-        axis = axes.xaxis if name == "x" else axes.yaxis
+def plain_logs(*some: Axis) -> None:
+    """Logarithmic scales labelled 0.1, 1, 10, with figures between if they are short."""
+    for axis in some:
+        low, high = sorted(axis.get_view_interval())
+        between = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=between))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def tail(axes: Axes, values: Sequence[float], style: Style, label: str) -> None:
@@ -104,7 +113,6 @@ def label_ends(axes: Axes) -> None:
             (1.04, height),
             textcoords="axes fraction",
             fontsize=SMALL,
-            color=line.get_color(),
             va="center",
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": LIGHT_GREY, "shrinkB": 3},
