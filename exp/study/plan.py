@@ -61,6 +61,8 @@ class Study(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tru
     """Relative distance of the rates among which the capacity is found."""
     baseline: str | None = None
     """The system that capacities are compared with; None: no comparison."""
+    plots: tuple[str, ...] = ()
+    """Modules of ``analysis`` that draw its figures."""
 
     def case(self, scenario: Scenario, system: System, rate_per_s: float, seed: int) -> Case:
         """One run."""

@@ -6,7 +6,8 @@ requests.parquet  a row a request: the case's id, scenario, system, rate_per_s a
 summary.json      ``Summary``: figures of each run, of each point of a curve, and capacities.
                   Written last: a folder without it is one of a study that runs or was interrupted
 commit.txt        the versions of the code that ran, and on how many runs each
-cases/            while it runs: a Parquet file for each finished run (``casefiles.py``)
+cases/            a Parquet file for each finished run (``casefiles.py``), as long as some are
+                  missing: while the study runs, after an interruption, and if runs have failed
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from exp.study.tables import SCHEMA
 
 FORMAT = 1
 CONFIG, REQUESTS, SUMMARY, COMMIT = "config.json", "requests.parquet", "summary.json", "commit.txt"
+CASES = "cases"
 _NAME = pa.dictionary(pa.int32(), pa.string())
 REQUEST_COLUMNS = pa.schema(
     [

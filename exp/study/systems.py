@@ -1,0 +1,112 @@
+"""The schedulers under test, by name: what of the gateway's settings makes each of them.
+
+All are the same gateway. Baselines send each request on as soon as it comes, as the routers do that
+they stand for; only AdaSplit and Astrolabe hold requests back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from exp.study.case import LengthBelief
+from exp.study.errors import PlanError
+from exp.study.plan import System
+
+AT_ONCE = {
+    "pools": "none",
+    "stealing": "off",
+    "worker_concurrency_limit": "100000",
+    "max_queued_requests": "100000",
+}
+"""No pools, no limit, and so no queue in the gateway."""
+DEFAULTS: dict[str, str] = {}
+"""Astrolabe is what the gateway is without any setting."""
+OURS = "astrolabe"
+ORACLE = "astrolabe_oracle"
+
+
+def _baseline(name: str, label: str, policy: str) -> System:
+    return System(name=name, label=label, gateway={"policy": policy, **AT_ONCE})
+
+
+_ALL = (
+    _baseline("random", "random", "random"),
+    _baseline("round_robin", "round robin", "round_robin"),
+    _baseline("least_outstanding", "least outstanding", "least_outstanding"),
+    _baseline("power_of_two", "power of two", "power_of_two"),
+    _baseline("token_load", "token load", "token_load"),
+    _baseline("prefix_affinity", "prefix affinity", "locality"),
+    _baseline("llumnix_minus", "Llumnix-", "min_llumnix_load"),
+    msgspec.structs.replace(
+        _baseline("llumnix_migration", "Llumnix", "min_llumnix_load"), migration="llumnix"
+    ),
+    _baseline("block", "Block", "min_new_request_latency"),
+    System(
+        name="adasplit",
+        label="AdaSplit",
+        gateway={
+            "policy": "least_outstanding",
+            "pools": "qhap",
+            "stealing": "rasp",
+            # AdaSplit's 8 is where its units, with a 70B model, were saturated; here the same is
+            # the batch that a unit runs.
+            "worker_concurrency_limit": "48",
+            "max_queued_requests": "100000",
+        },
+    ),
+    System(name=OURS, label="{system}", gateway=DEFAULTS),
+    System(
+        name=ORACLE,
+        label="{system}, lengths known",
+        gateway=DEFAULTS,
+        lengths=LengthBelief(kind="oracle"),
+    ),
+)
+SYSTEMS = {system.name: system for system in _ALL}
+"""All, by name. Llumnix moves running requests between units, Llumnix- does without. Block is the
+predictive scheduler of Astrolabe's paper: the least latency of the newcomer."""
+BASELINES = (
+    "random",
+    "round_robin",
+    "least_outstanding",
+    "power_of_two",
+    "token_load",
+    "prefix_affinity",
+    "llumnix_minus",
+    "block",
+)
+"""Those that need no pools and no migration."""
+
+
+def systems(names: Iterable[str]) -> tuple[System, ...]:
+    """By name.
+
+    Raises:
+        PlanError: one is unknown; the message lists those that are known.
+    """
+    found = []
+    for name in names:
+        if name not in SYSTEMS:
+            raise PlanError(f"unknown system {name!r}; known are {', '.join(SYSTEMS)}")
+        found.append(SYSTEMS[name])
+    return tuple(found)
+
+
+def variant(
+    of: str,
+    name: str,
+    label: str,
+    gateway: dict[str, str] | None = None,
+    **variables: float,
+) -> System:
+    """A known system with other settings, under another name."""
+    system = SYSTEMS[of]
+    return msgspec.structs.replace(
+        system,
+        name=name,
+        label=label,
+        gateway={**system.gateway, **(gateway or {})},
+        variables=variables,
+    )
