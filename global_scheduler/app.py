@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from global_scheduler.admin import admin_router, require_token
-from global_scheduler.assembly import Foundation, Parts, secret
+from global_scheduler.assembly import KEEPALIVE_S, Foundation, Parts, secret
 from global_scheduler.dashboard import dashboard_router
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
 from global_scheduler.gateway import Gateway
@@ -29,9 +29,6 @@ from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry, new_unit, parse_unit
 from wire.host_config import load_host_configs
-
-KEEPALIVE_S = 4.0
-"""Shorter than uvicorn's and vLLM's 5 s, so that the gateway closes idle connections first."""
 
 
 class App:

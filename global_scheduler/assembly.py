@@ -15,6 +15,7 @@ from global_scheduler.admission import AdmissionRules
 from global_scheduler.backlogs import BacklogClient
 from global_scheduler.decisions import DecisionLog
 from global_scheduler.dispatch import Dispatcher, Routing
+from global_scheduler.engine_http import ConnectionPool
 from global_scheduler.gateway import Gateway
 from global_scheduler.generations import Generations
 from global_scheduler.health import HealthChecker
@@ -40,8 +41,10 @@ from global_scheduler.quotas.limiter import Limiter
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import UnitRegistry
-from global_scheduler.upstream import Upstream
+from global_scheduler.upstream import CONNECT_TIMEOUT_S, Upstream
 
+KEEPALIVE_S = 4.0
+"""Shorter than uvicorn's and vLLM's 5 s, so that the gateway closes idle connections first."""
 FIRST_LIMIT = 8
 """AdaSplit's; where limits are derived, until the first one is."""
 
@@ -69,6 +72,7 @@ class Parts:
         self.settings = settings
         self.base = base
         self.session = session
+        self.engines = ConnectionPool(connect_timeout_s=CONNECT_TIMEOUT_S, idle_s=KEEPALIVE_S)
         self.ledger = Ledger(clock)
         self.log = DecisionLog()
         self.outcomes = Outcomes(base.metrics)
@@ -115,6 +119,7 @@ class Parts:
     def background(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs beside the requests, until cancelled."""
         return [
+            self.engines.run,
             self.health.run,
             self.late_binding.run,
             self.provisioning.run,
@@ -170,7 +175,7 @@ class Parts:
     def _gateway(self, dispatcher: Dispatcher) -> Gateway:
         settings, base = self.settings, self.base
         upstream = Upstream(
-            self.session,
+            self.engines,
             read_timeout_s=settings.engine_timeout_s,
             engine_api_key=secret(settings.engine_api_key),
         )

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from global_scheduler.bodies import GenerationRequest, parse_chat, parse_completion
 from global_scheduler.dispatch import Dispatcher
+from global_scheduler.engine_http import RawHeaders
 from global_scheduler.errors import (
     BadRequest,
     GatewayError,
@@ -36,7 +37,7 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.quotas.limiter import Limiter
 from global_scheduler.relay import relay_stream
 from global_scheduler.units import UnitRegistry
-from global_scheduler.upstream import RawHeaders, UnitFailed, Upstream
+from global_scheduler.upstream import UnitFailed, Upstream
 
 logger = logging.getLogger(__name__)
 

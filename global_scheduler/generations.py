@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
 from global_scheduler.dispatch import Dispatcher, Postponed
+from global_scheduler.engine_http import RawHeaders
 from global_scheduler.errors import BadRequest, TooManyRequests, UpstreamFailed
 from global_scheduler.exchange import Exchange
 from global_scheduler.importance import importance_of, session_of
@@ -27,7 +28,7 @@ from global_scheduler.quotas.limiter import Limiter, Reservation
 from global_scheduler.relay import Relayed, relay_stream, relay_whole
 from global_scheduler.slo import read_slo
 from global_scheduler.units import Unit, UnitRegistry
-from global_scheduler.upstream import RawHeaders, UnitFailed, Upstream
+from global_scheduler.upstream import UnitFailed, Upstream
 from wire.length import LengthEstimate
 
 logger = logging.getLogger(__name__)

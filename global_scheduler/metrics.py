@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from global_scheduler.units import UnitRegistry
@@ -61,6 +63,12 @@ class GatewayMetrics:
             "unit",
             "quantity",
         )
+        # Looking a label set up costs more than counting.
+        self._requests_of = functools.cache(self._requests.labels)
+        self._decisions_of = functools.cache(self._decisions.labels)
+        self._ttft_s_of = functools.cache(self._ttft_s.labels)
+        self._e2e_s_of = functools.cache(self._e2e_s.labels)
+        self._error_of = functools.cache(self._error.labels)
         self._units = self._gauge("unit_healthy", "1 when the unit is a candidate.")
         self._outstanding = self._gauge(
             "unit_outstanding_requests", "Requests of this gateway in flight on the unit."
@@ -79,11 +87,11 @@ class GatewayMetrics:
 
     def request_ended(self, unit: str, status: int) -> None:
         """A request was answered (499: its client left)."""
-        self._requests.labels(unit, str(status)).inc()
+        self._requests_of(unit, str(status)).inc()
 
     def decided(self, policy: str, fallback: str | None, duration_s: float) -> None:
         """A unit was chosen."""
-        self._decisions.labels(policy, fallback or "none").inc()
+        self._decisions_of(policy, fallback or "none").inc()
         self._decision_s.observe(duration_s)
 
     def prediction_missing(self, unit: str, reason: str) -> None:
@@ -105,14 +113,14 @@ class GatewayMetrics:
     def observed(self, unit: str, ttft_ms: float | None, e2e_ms: float) -> None:
         """A request ended well."""
         if ttft_ms is not None:
-            self._ttft_s.labels(unit).observe(ttft_ms / 1e3)
-        self._e2e_s.labels(unit).observe(e2e_ms / 1e3)
+            self._ttft_s_of(unit).observe(ttft_ms / 1e3)
+        self._e2e_s_of(unit).observe(e2e_ms / 1e3)
 
     def predicted(self, unit: str, quantity: str, predicted_ms: float, observed_ms: float) -> None:
         """Compare a prediction with what happened."""
         if observed_ms > 0:
             error = abs(predicted_ms - observed_ms) / observed_ms
-            self._error.labels(unit, quantity).observe(error)
+            self._error_of(unit, quantity).observe(error)
 
     def render(self, units: UnitRegistry) -> bytes:
         """The exposition text."""

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from global_scheduler.bodies import GenerationRequest
 
@@ -57,7 +57,7 @@ def prefix_of(model: str, request: GenerationRequest) -> Prefix:
     scale = 1 if isinstance(prompt, str) else CHARACTERS_PER_TOKEN
     beginning = f"{model} {request.beginning}".encode(errors="replace")
     opening = hashlib.blake2b(beginning, digest_size=8).hexdigest()
-    return Prefix(tuple(_chain(model, prompt, scale)), len(prompt) * scale, opening)
+    return Prefix(_chain(model, prompt, scale), len(prompt) * scale, opening)
 
 
 class HeldPrefixes:
@@ -68,7 +68,7 @@ class HeldPrefixes:
     """
 
     def __init__(self) -> None:
-        self._sizes: dict[int, int] = {}
+        self._sizes: OrderedDict[int, int] = OrderedDict()
         """In fine blocks, by hash."""
         self._num_fine_blocks = 0
         self._capacity = FIRST_CAPACITY_BLOCKS
@@ -80,7 +80,7 @@ class HeldPrefixes:
     def num_cached_tokens(self, prefix: Prefix, num_prompt_tokens: int) -> int:
         """Prompt tokens that are probably held: whole KV blocks, and never the whole prompt."""
         sizes = self._sizes
-        if not sizes or not prefix.hashes:
+        if not prefix.hashes or prefix.hashes[0] not in sizes:
             return 0
         num_held = bisect_left(prefix.hashes, True, key=lambda block: block not in sizes)
         tokens = _end_of(num_held) * num_prompt_tokens // prefix.num_characters
@@ -111,21 +111,20 @@ class HeldPrefixes:
 
     def _evict(self) -> None:
         while self._num_fine_blocks > self._capacity:
-            self._num_fine_blocks -= self._sizes.pop(next(iter(self._sizes)))
+            self._num_fine_blocks -= self._sizes.popitem(last=False)[1]
 
 
-def _chain(model: str, prompt: Sequence[Hashable], scale: int) -> Iterator[int]:
+def _chain(model: str, prompt: Sequence[Hashable], scale: int) -> tuple[int, ...]:
     """The hashes of the full blocks of a prompt whose items stand for ``scale`` characters each."""
     parent = hash(model)
     fine, coarse, turn = FINE_BLOCK // scale, COARSE_BLOCK // scale, FINE_UP_TO // scale
     end = min(len(prompt), READ_UP_TO // scale)
-    starts = chain(
-        ((start, start + fine) for start in range(0, min(end, turn) - fine + 1, fine)),
-        ((start, start + coarse) for start in range(turn, end - coarse + 1, coarse)),
-    )
-    for start, stop in starts:
-        parent = hash((parent, prompt[start:stop]))
-        yield parent
+    hashes = []
+    for start in range(0, min(end, turn) - fine + 1, fine):
+        hashes.append(parent := hash((parent, prompt[start : start + fine])))
+    for start in range(turn, end - coarse + 1, coarse):
+        hashes.append(parent := hash((parent, prompt[start : start + coarse])))
+    return tuple(hashes)
 
 
 def _end_of(num_blocks: int) -> int:

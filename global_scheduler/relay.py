@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import aiohttp
-
+from global_scheduler.engine_http import BrokenOff, RawHeaders, Response
 from global_scheduler.errors import UpstreamFailed
 from global_scheduler.exchange import Exchange
-from global_scheduler.upstream import RawHeaders, UnitFailed, returned_headers
+from global_scheduler.upstream import UnitFailed, returned_headers
 from global_scheduler.usage import TokenCounts, counts_of_body, counts_of_stream
 
 STREAM_ERROR = b'data: {"error"'
@@ -29,9 +27,7 @@ class Relayed:
     counts: TokenCounts | None
 
 
-async def relay_whole(
-    response: aiohttp.ClientResponse, exchange: Exchange, headers: RawHeaders
-) -> Relayed:
+async def relay_whole(response: Response, exchange: Exchange, headers: RawHeaders) -> Relayed:
     """Read an unstreamed answer and send it on.
 
     Raises:
@@ -39,15 +35,15 @@ async def relay_whole(
     """
     try:
         body = await _read_bounded(response)
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+    except BrokenOff as error:
         raise UnitFailed(f"the answer broke off: {error}") from error
     await exchange.answer(response.status, returned_headers(response) + headers, body)
     return Relayed(response.status, None, counts_of_body(body) if response.status == 200 else None)
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+async def _read_bounded(response: Response) -> bytes:
     chunks, size = [], 0
-    while chunk := await response.content.readany():
+    while chunk := await response.read_some():
         chunks.append(chunk)
         size += len(chunk)
         if size > LARGEST_WHOLE_ANSWER_BYTES:
@@ -56,7 +52,7 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def relay_stream(
-    response: aiohttp.ClientResponse,
+    response: Response,
     exchange: Exchange,
     headers: RawHeaders,
     *,
@@ -87,10 +83,10 @@ async def relay_stream(
             num_events += chunk.count(b"data: {")
             on_tokens(num_events)
             before, last = last, chunk
-            chunk = await response.content.readany()
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            chunk = await response.read_some()
+    except BrokenOff as error:
         raise UpstreamFailed(
-            f"the unit failed while it answered: {error or type(error).__name__}",
+            f"the unit failed while it answered: {error}",
             code="stream_interrupted",
         ) from error
     await exchange.finish()
@@ -99,8 +95,8 @@ async def relay_stream(
     return Relayed(response.status, first_token_at_s, counts)
 
 
-async def _first_chunk(response: aiohttp.ClientResponse) -> bytes:
+async def _first_chunk(response: Response) -> bytes:
     try:
-        return await response.content.readany()
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        return await response.read_some()
+    except BrokenOff as error:
         raise UnitFailed(f"the answer broke off before its first byte: {error}") from error

@@ -70,6 +70,7 @@ class UnitRegistry:
 
     def __init__(self, units: Iterable[Unit] = ()) -> None:
         self._units: dict[str, Unit] = {}
+        self._sorted: list[Unit] = []
         for unit in units:
             self.add(unit)
 
@@ -82,6 +83,7 @@ class UnitRegistry:
         if unit.name in self._units:
             raise Conflict(f"unit {unit.name!r} is registered already", param="name")
         self._units[unit.name] = unit
+        self._sorted = sorted(self._units.values(), key=lambda one: one.name)
 
     def get(self, name: str) -> Unit:
         """The unit of that name.
@@ -100,17 +102,18 @@ class UnitRegistry:
         # A decision under way may hold the unit still.
         unit.draining = True
         del self._units[name]
+        self._sorted.remove(unit)
         return unit
 
     def all(self) -> list[Unit]:
         """Every unit, sorted by name."""
-        return [self._units[name] for name in sorted(self._units)]
+        return self._sorted.copy()
 
     def eligible(self, model: str | None) -> list[Unit]:
         """Healthy units that do not drain and serve ``model`` (None: any), sorted by name."""
         return [
             unit
-            for unit in self.all()
+            for unit in self._sorted
             if unit.healthy and not unit.draining and (model is None or model in unit.models)
         ]
 

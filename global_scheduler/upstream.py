@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterable
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
+from global_scheduler.engine_http import BrokenOff, ConnectionPool, Origin, RawHeaders, Response
 from global_scheduler.units import Unit
 
 CONNECT_TIMEOUT_S = 5.0
@@ -27,9 +25,6 @@ HOP_BY_HOP = frozenset(
 """RFC 9110, section 7.6.1."""
 NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"x-request-id", b"expect"}
 NOT_RETURNED = HOP_BY_HOP | {b"x-request-id", b"content-length"}
-AUTOMATIC_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-
-RawHeaders = list[tuple[bytes, bytes]]
 
 
 class UnitFailed(Exception):
@@ -41,74 +36,60 @@ class UnitFailed(Exception):
 
 
 class Upstream:
-    """Opens requests on engines over one shared session."""
+    """Opens requests on engines over connections that all requests share."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, *, read_timeout_s: float, engine_api_key: str | None
+        self, pool: ConnectionPool, *, read_timeout_s: float, engine_api_key: str | None
     ) -> None:
-        self._session = session
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s
-        )
-        self._authorization = f"Bearer {engine_api_key}" if engine_api_key else None
+        self._pool = pool
+        self._read_timeout_s = read_timeout_s
+        self._authorization = f"Bearer {engine_api_key}".encode() if engine_api_key else None
 
     def headers(
         self, client_headers: Iterable[tuple[bytes, bytes]], request_id: str, *, keep_auth: bool
-    ) -> CIMultiDict[str]:
+    ) -> RawHeaders:
         """The client's headers as the engine gets them."""
-        headers = CIMultiDict(
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in client_headers
-            if name not in NOT_FORWARDED and (keep_auth or name != b"authorization")
-        )
-        headers["x-request-id"] = request_id
+        keep_auth = keep_auth and self._authorization is None
+        headers = [
+            header
+            for header in client_headers
+            if header[0] not in NOT_FORWARDED and (keep_auth or header[0] != b"authorization")
+        ]
+        headers.append((b"x-request-id", request_id.encode("ascii")))
         if self._authorization is not None:
-            headers["authorization"] = self._authorization
+            headers.append((b"authorization", self._authorization))
         return headers
 
     async def open(
-        self, unit: Unit, method: str, target: str, headers: CIMultiDict[str], body: bytes
-    ) -> aiohttp.ClientResponse:
+        self, unit: Unit, method: str, target: str, headers: RawHeaders, body: bytes
+    ) -> Response:
         """Send a request and wait for the response's head.
 
         Raises:
             UnitFailed: no head came.
         """
         try:
-            return await self._request(unit, method, target, headers, body)
-        except aiohttp.ClientConnectorError as error:
-            raise UnitFailed(f"cannot connect: {error.strerror}", refused=True) from error
+            return await self._pool.request(
+                _origin(unit.engine_url),
+                method,
+                target,
+                headers,
+                body,
+                silence_s=self._read_timeout_s,
+            )
+        except BrokenOff as error:
+            raise UnitFailed(str(error)) from error
         except asyncio.TimeoutError as error:
-            raise UnitFailed("no answer in time") from error
-        except aiohttp.ClientError as error:
-            raise UnitFailed(str(error) or type(error).__name__) from error
-
-    async def _request(
-        self, unit: Unit, method: str, target: str, headers: CIMultiDict[str], body: bytes
-    ) -> aiohttp.ClientResponse:
-        url = URL(unit.engine_url + target, encoded=True)
-        for is_retry in (False, True):
-            try:
-                return await self._session.request(
-                    method,
-                    url,
-                    data=body or None,
-                    headers=headers,
-                    timeout=self._timeout,
-                    allow_redirects=False,
-                    skip_auto_headers=AUTOMATIC_HEADERS,
-                )
-            except aiohttp.ServerDisconnectedError:
-                # The engine closed an idle kept-alive connection just as it was taken up again.
-                if is_retry:
-                    raise
-        raise AssertionError("unreachable")
+            raise UnitFailed("no connection in time") from error
+        except (OSError, ValueError) as error:
+            raise UnitFailed(f"cannot connect: {error}", refused=True) from error
 
 
-def returned_headers(response: aiohttp.ClientResponse) -> RawHeaders:
+@functools.lru_cache
+def _origin(url: str) -> Origin:
+    return Origin.of(url)
+
+
+def returned_headers(response: Response) -> RawHeaders:
     """The engine's headers as the client gets them."""
-    return [
-        (lowered, value)
-        for name, value in response.raw_headers
-        if (lowered := name.lower()) not in NOT_RETURNED
-    ]
+    return [header for header in response.raw_headers if header[0] not in NOT_RETURNED]

@@ -129,6 +129,8 @@ class Holding:
             for request_class in CLASSES
         }
         granted = self._leave(own, view, is_stolen=False)
+        if not len(self):
+            return granted
         for request_class in CLASSES:
             for room in with_room:
                 if (
@@ -197,7 +199,10 @@ class Holding:
     ) -> list[Ticket]:
         """Tickets for requests of the classes given, each to its class's rooms."""
         left: list[Ticket] = []
-        while (ticket := self._try_grant(rooms, view, is_stolen=is_stolen)) is not None:
+        while len(self):
+            ticket = self._try_grant(rooms, view, is_stolen=is_stolen)
+            if ticket is None:
+                break
             self._held[ticket.waiting.request_id] = ticket
             left.append(ticket)
         return left

@@ -109,7 +109,9 @@ class OnlineEstimator:
         or the number cannot be true, nothing is learnt and ``figures`` counts why.
         """
         is_sound = _wrong(question) is None and 0 <= num_output_tokens <= MAX_TOKENS
-        raw = self._cache.get(question_key(question, self._window)) if is_sound else None
+        raw = None
+        if is_sound and len(self._cache):
+            raw = self._cache.get(question_key(question, self._window))
         if raw is None:
             self._not_observed["forgotten" if is_sound else "invalid"] += 1
             return False

@@ -1,0 +1,375 @@
+"""HTTP/1.1 to the engines: kept-alive connections over httptools' parser, and nothing else.
+
+A general client spends more on a request than all of routing does (ADR 12). This one knows no
+redirects, cookies, proxies or compression: what passes through the gateway needs none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import defaultdict, deque
+from typing import NamedTuple, cast
+from urllib.parse import urlsplit
+
+import httptools
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+HIGH_WATER_BYTES = 256 << 10
+"""Of an answer that its reader has not taken; then the engine has to wait."""
+LARGEST_HEAD_BYTES = 64 << 10
+
+
+class BrokenOff(Exception):
+    """The connection failed, fell silent or spoke no HTTP before the answer was complete.
+
+    ``was_stale``: it had served before and closed without a word, as engines close idle ones.
+    """
+
+    def __init__(self, reason: str, *, was_stale: bool = False) -> None:
+        super().__init__(reason)
+        self.was_stale = was_stale
+
+
+class Origin(NamedTuple):
+    """Where to connect, and what stands before each path."""
+
+    host: str
+    port: int
+    is_tls: bool
+    host_header: bytes
+    base_path: str
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """From an http(s) URL.
+
+        Raises:
+            ValueError: host or port cannot be.
+        """
+        parts = urlsplit(url)
+        is_tls = parts.scheme == "https"
+        host_header = parts.netloc.rpartition("@")[2].encode("idna")
+        port = parts.port or (443 if is_tls else 80)
+        return cls(parts.hostname or "", port, is_tls, host_header, parts.path.rstrip("/"))
+
+
+class Response:
+    """An answer whose head is there; the body is read as it comes."""
+
+    __slots__ = (
+        *("_chunks", "_connection", "_error", "_is_complete", "_num_bytes", "_waiter"),
+        *("raw_headers", "status"),
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.raw_headers: RawHeaders = []
+        self._connection = connection
+        self._chunks: deque[bytes] = deque()
+        self._num_bytes = 0
+        self._is_complete = False
+        self._error: BrokenOff | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Response:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Ends the engine's request if the answer has not ended."""
+        self._connection.leave(self)
+
+    async def head(self) -> None:
+        """Wait for the status and the headers.
+
+        Raises:
+            BrokenOff: none came.
+        """
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._change()
+
+    async def read_some(self) -> bytes:
+        """All of the body that has come since the last call, at least a byte; empty at its end.
+
+        Raises:
+            BrokenOff: no more will come, and the answer is not complete.
+        """
+        while not self._chunks:
+            if self._is_complete:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._change()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        if self._num_bytes > HIGH_WATER_BYTES:
+            self._connection.go_on_reading()
+        self._num_bytes = 0
+        return data
+
+    async def _change(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        await self._waiter
+
+    # What follows is the connection's side.
+
+    def add(self, data: bytes) -> bool:
+        """A part of the body; True when that is enough for now."""
+        self._chunks.append(data)
+        self._num_bytes += len(data)
+        return self._num_bytes > HIGH_WATER_BYTES
+
+    def complete(self) -> None:
+        """The body has ended."""
+        self._is_complete = True
+
+    def fail(self, error: BrokenOff) -> None:
+        """It will not."""
+        self._error = error
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the reader look."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, for one request at a time."""
+
+    def __init__(self, idle: deque[Connection]) -> None:
+        self.idle_since_s = 0.0
+        self._idle = idle
+        """Where it waits for the next request."""
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        self._response: Response | None = None
+        self._num_served = 0
+
+    def send(self, request: bytes, *, is_head: bool, silence_s: float) -> Response:
+        """Send a request; its answer fails when the engine is silent for so long."""
+        self._response = response = Response(self)
+        self._is_head = is_head
+        self._status, self._headers = 0, cast(RawHeaders, [])
+        self._head_bytes = 0
+        self._ends_with_connection = self._is_paused = False
+        self._silence_s, self._heard_s = silence_s, self._loop.time()
+        self._timer = self._loop.call_later(silence_s, self._check_silence)
+        self._transport.write(request)
+        return response
+
+    def leave(self, response: Response) -> None:
+        """The reader of this answer is done; if the answer is not, neither is the engine."""
+        if self._response is response:
+            self._end_response()
+            self.close()
+
+    def go_on_reading(self) -> None:
+        """The reader has taken what there was."""
+        if self._is_paused:
+            self._is_paused = False
+            self._heard_s = self._loop.time()
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """At once."""
+        self._transport.abort()
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can take a request."""
+        return not self._transport.is_closing()
+
+    def _check_silence(self) -> None:
+        response = self._response
+        if response is None:
+            return
+        quiet_s = 0.0 if self._is_paused else self._loop.time() - self._heard_s
+        if quiet_s >= self._silence_s:
+            self._fail("no answer in time")
+        else:
+            self._timer = self._loop.call_later(self._silence_s - quiet_s, self._check_silence)
+
+    def _fail(self, reason: str, *, was_stale: bool = False) -> None:
+        response = self._response
+        if response is not None:
+            self._end_response()
+            response.fail(BrokenOff(reason, was_stale=was_stale))
+        self.close()
+
+    def _end_response(self) -> None:
+        self._response = None
+        self._timer.cancel()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            self.close()  # nobody has asked
+            return
+        self._heard_s = self._loop.time()
+        if not self._status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(f"no valid HTTP: {error}")
+        else:
+            if not self._status and self._head_bytes > LARGEST_HEAD_BYTES:
+                self._fail(f"the head exceeds {LARGEST_HEAD_BYTES} bytes")
+        response.wake()
+
+    def eof_received(self) -> bool:
+        if self._response is not None and self._ends_with_connection:
+            response = self._response
+            self._end_response()
+            response.complete()
+            response.wake()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._response is not None:
+            is_stale = self._num_served > 0 and self._head_bytes == 0
+            reason = f"connection lost: {exc}" if exc else "the engine closed the connection"
+            self._fail(reason, was_stale=is_stale)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status, response = self._parser.get_status_code(), self._response
+        if response is None or status < 200:
+            return  # an interim answer; the final one follows
+        self._status = response.status = status
+        response.raw_headers = self._headers
+        names = [name for name, _ in self._headers]
+        self._ends_with_connection = not (
+            status in (204, 304) or b"content-length" in names or b"transfer-encoding" in names
+        )
+        if self._is_head:
+            # What its headers say of a body is not true of this answer.
+            self._end_response()
+            response.complete()
+            self.close()
+
+    def on_body(self, body: bytes) -> None:
+        response = self._response
+        if response is not None and response.add(body) and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        response = self._response
+        if response is None or not self._status:
+            return
+        self._end_response()
+        response.complete()
+        if self._is_paused:
+            self._transport.resume_reading()
+        if self._parser.should_keep_alive():
+            self._num_served += 1
+            self.idle_since_s = self._loop.time()
+            self._idle.append(self)
+        else:
+            self.close()
+
+
+class ConnectionPool:
+    """Connections by origin, kept alive for ``idle_s`` without a request."""
+
+    def __init__(self, *, connect_timeout_s: float, idle_s: float) -> None:
+        self._connect_timeout_s = connect_timeout_s
+        self._idle_s = idle_s
+        self._idle: defaultdict[Origin, deque[Connection]] = defaultdict(deque)
+        self._tls: ssl.SSLContext | None = None
+
+    async def run(self) -> None:
+        """Close what has been idle for too long, until cancelled; then everything idle."""
+        try:
+            while True:
+                await asyncio.sleep(self._idle_s / 4)
+                self._close_idle(asyncio.get_running_loop().time() - self._idle_s)
+        finally:
+            self._close_idle(float("inf"))
+
+    def _close_idle(self, since_s: float) -> None:
+        for connections in self._idle.values():
+            while connections and connections[0].idle_since_s <= since_s:
+                connections.popleft().close()
+
+    async def request(
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: RawHeaders,
+        body: bytes,
+        *,
+        silence_s: float,
+    ) -> Response:
+        """Send a request and wait for the head of its answer.
+
+        Raises:
+            OSError, asyncio.TimeoutError: there is no connection to be had.
+            BrokenOff: no head came, or for ``silence_s`` nothing at all.
+        """
+        request = _request(origin, method, target, headers, body)
+        is_head = method == "HEAD"
+        while True:
+            connection = self._try_idle(origin) or await self._connect(origin)
+            response = connection.send(request, is_head=is_head, silence_s=silence_s)
+            try:
+                await response.head()
+            except BrokenOff as error:
+                if not error.was_stale:
+                    raise
+            except BaseException:
+                connection.leave(response)
+                raise
+            else:
+                return response
+
+    def _try_idle(self, origin: Origin) -> Connection | None:
+        connections = self._idle.get(origin)
+        oldest_s = asyncio.get_running_loop().time() - self._idle_s
+        while connections:
+            connection = connections.pop()
+            if connection.is_usable and connection.idle_since_s > oldest_s:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, origin: Origin) -> Connection:
+        if origin.is_tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        connecting = asyncio.get_running_loop().create_connection(
+            lambda: Connection(self._idle[origin]),
+            origin.host,
+            origin.port,
+            ssl=self._tls if origin.is_tls else None,
+        )
+        _, connection = await asyncio.wait_for(connecting, self._connect_timeout_s)
+        return connection
+
+
+def _request(origin: Origin, method: str, target: str, headers: RawHeaders, body: bytes) -> bytes:
+    parts = [f"{method} {origin.base_path}{target} HTTP/1.1\r\nhost: ".encode("latin-1")]
+    parts += (origin.host_header, b"\r\n")
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    if body or method in ("POST", "PUT", "PATCH"):
+        parts.append(b"content-length: %d\r\n" % len(body))
+    parts += (b"\r\n", body)
+    return b"".join(parts)
