@@ -45,7 +45,7 @@ def against_rate(
 ) -> None:
     """A line for each system that has the figure."""
     for system in systems:
-        spots = view.curve(scenario, system.name, panel.figure, panel.factor)
+        spots = view.curve(scenario, system, panel.figure, panel.factor)
         if spots:
             band(axes, spots, system.style, system.label)
     axes.set_xlabel("requests/s")
@@ -64,33 +64,28 @@ def finish(axes: Axes, panel: Panel) -> None:
 
 
 def bars(axes: Axes, found: Sequence[tuple[Shown, Interval]]) -> None:
-    """A bar a system from left to right, named below it, its value above it."""
+    """A bar a system from top to bottom, with the ends of its interval and its value."""
     for place, (system, interval) in enumerate(found):
-        axes.bar(place, interval.value, width=0.7, **system.style.bar(system.label))
-        whiskers(axes, place, interval)
+        axes.barh(place, interval.value, height=0.7, **system.style.bar(system.label))
+        ends = [[interval.value - interval.low], [interval.high - interval.value]]
+        axes.errorbar(
+            interval.value, place, xerr=np.clip(ends, 0, None), fmt="none", ecolor="black",
+            elinewidth=1, capsize=3,
+        )  # fmt: skip
         axes.annotate(
-            f"{interval.value:.3g}",
-            (place, interval.high),
-            (0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=SMALL,
-        )
-    axes.set_xticks(range(len(found)), [system.label for system, _ in found])
-    if sum(len(system.label) for system, _ in found) > 36:
-        axes.tick_params(axis="x", labelrotation=30)
-        for text in axes.get_xticklabels():
-            text.set(ha="right", rotation_mode="anchor")
+            f"{interval.value:.3g}", (interval.high, place), (5, 0), textcoords="offset points",
+            va="center", fontsize=SMALL,
+        )  # fmt: skip
+    name_rows(axes, [system for system, _ in found])
+    axes.set_xlim(0, 1.12 * max((one.high for _, one in found), default=1.0))
+
+
+def name_rows(axes: Axes, systems: Sequence[Shown]) -> None:
+    """Systems from top to bottom."""
+    axes.set_yticks(range(len(systems)), [system.label for system in systems])
+    axes.invert_yaxis()
     tidy([axes])
-    axes.grid(visible=False, axis="x")
-
-
-def whiskers(axes: Axes, x: float, interval: Interval) -> None:
-    """The ends of an interval."""
-    off = np.array([[interval.value - interval.low], [interval.high - interval.value]])
-    axes.errorbar(
-        [x], [interval.value], yerr=off.clip(min=0), fmt="none", ecolor="black", capsize=3
-    )
+    axes.grid(visible=False, axis="y")
 
 
 def legend(figure: Figure, axes: Axes) -> None:

@@ -36,22 +36,17 @@ def draw(view: View) -> list[Drawn]:
     Raises:
         NothingToDraw: that is nothing.
     """
-    plain = [one for one in view.scenarios if not one.variables]
     curves = [one for one in view.scenarios if len(view.rates(one)) > 1]
-    drawn = [draw_rates(view, one, _name("qps", one, curves)) for one in curves]
+    drawn = [draw_rates(view, one, view.file_name("qps", one, curves)) for one in curves]
     drawn += draw_scaling(view)
-    points = [one for one in plain if view.rates(one)]
-    drawn += [draw_distributions(view, one, _name("cdf", one, points)) for one in points]
+    points = [one for one in view.scenarios if view.rates(one)]
+    drawn += [draw_distributions(view, one, view.file_name("cdf", one, points)) for one in points]
     if not drawn:
         raise NothingToDraw(
             f"{view.results.folder}: no scenario with points on a curve,"
             " and none with capacities of fleets of different size"
         )
     return drawn
-
-
-def _name(figure: str, scenario: Scenario, among: Sequence[Scenario]) -> str:
-    return figure if len(among) == 1 else f"{figure}-{scenario.name}"
 
 
 def draw_rates(view: View, scenario: Scenario, name: str) -> Drawn:
@@ -126,8 +121,8 @@ def _capacities(
     system: Shown,
     limit_s: float,
 ) -> list[Spot]:
-    found = [(sizes[one.name], view.capacity(one.name, system.name, limit_s)) for one in scenarios]
-    return sorted(Spot(size, one.per_s) for size, one in found if one and one.per_s)
+    found = [(sizes[one.name], view.capacity_per_s(one, system, limit_s)) for one in scenarios]
+    return sorted((Spot(size, per_s) for size, per_s in found if per_s), key=lambda spot: spot.x)
 
 
 def _draw_ideal(axes: Axes) -> None:

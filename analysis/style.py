@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -77,13 +78,13 @@ def plain_logs(*some: Axis) -> None:
     """Logarithmic scales labelled 0.1, 1, 10, with figures between if they are short."""
     for axis in some:
         low, high = sorted(axis.get_view_interval())
-        between = (1, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
-        axis.set_major_locator(LogLocator(subs=between))
+        between = range(1, 10) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
+        axis.set_major_locator(LogLocator(subs=list(between)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
         axis.set_minor_formatter(NullFormatter())
 
 
-def tail(axes: Axes, values: Sequence[float], style: Style, label: str) -> None:
+def tail(axes: Axes, values: npt.NDArray[np.float64], style: Style, label: str) -> None:
     """The share of values that are larger, against the value."""
     larger = 1 - np.arange(len(values)) / len(values)
     axes.step(np.sort(values), larger, where="post", **style.line(label))

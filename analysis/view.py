@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,42 +105,42 @@ class View:
             return shown
         return [one for one in shown if one.name in scenario.only]
 
-    def points(self, scenario: Scenario, system: str | None = None) -> list[Point]:
-        """By rate, ascending."""
-        found = [
-            one
-            for one in self.results.summary.points
-            if one.scenario == scenario.name and system in (None, one.system)
-        ]
+    def points(self, scenario: Scenario) -> list[Point]:
+        """Of all systems, by rate, ascending."""
+        found = [one for one in self.results.summary.points if one.scenario == scenario.name]
         return sorted(found, key=lambda point: point.rate_per_s)
 
     def curve(
-        self, scenario: Scenario, system: str, figure: str, factor: float = 1.0
+        self, scenario: Scenario, system: Shown, figure: str, factor: float = 1.0
     ) -> list[Spot]:
         """A figure against the rate, where it was measured."""
         return [
             Spot(point.rate_per_s, scaled(point.figures[figure], factor))
-            for point in self.points(scenario, system)
-            if figure in point.figures
+            for point in self.points(scenario)
+            if point.system == system.name and figure in point.figures
         ]
 
     def at(
-        self, scenario: Scenario, system: str, figure: str, rate_per_s: float, factor: float = 1.0
+        self, scenario: Scenario, system: Shown, figure: str, rate_per_s: float, factor: float = 1.0
     ) -> Interval | None:
         """A figure at one rate."""
         spots = self.curve(scenario, system, figure, factor)
         return next((spot.y for spot in spots if spot.x == rate_per_s), None)
 
-    def capacity(self, scenario: str, system: str, ttft_limit_s: float) -> Capacity | None:
+    def capacity(self, scenario: Scenario, system: Shown, ttft_limit_s: float) -> Capacity | None:
         """As found by search."""
-        return next(
-            (
-                one
-                for one in self.results.summary.capacities
-                if (one.scenario, one.system, one.ttft_limit_s) == (scenario, system, ttft_limit_s)
-            ),
-            None,
-        )
+        wanted = (scenario.name, system.name, ttft_limit_s)
+        for one in self.results.summary.capacities:
+            if (one.scenario, one.system, one.ttft_limit_s) == wanted:
+                return one
+        return None
+
+    def capacity_per_s(
+        self, scenario: Scenario, system: Shown, ttft_limit_s: float
+    ) -> Interval | None:
+        """Its mean over seeds, if all have one."""
+        found = self.capacity(scenario, system, ttft_limit_s)
+        return found.per_s if found else None
 
     def rates(self, scenario: Scenario) -> list[float]:
         """At which there are points."""
@@ -200,6 +200,10 @@ class View:
             if all(name in variables for name in names):
                 yield scenario, system, tuple(variables[name] for name in names)
 
+    def file_name(self, figure: str, scenario: Scenario, among: Sequence[Scenario]) -> str:
+        """Of a scenario's figure, with the scenario's name if there are several."""
+        return figure if len(among) == 1 else f"{figure}-{scenario.name}"
+
     def spread(self) -> str:
         """What lines and bands are, for captions."""
         num_seeds = len(self.results.config.seeds)
@@ -216,6 +220,13 @@ def _array(column: Any) -> npt.NDArray[Any]:
 
 def _known_styles(systems: Iterable[System]) -> list[Style]:
     return [KNOWN[one.name] for one in systems if one.name in KNOWN]
+
+
+def present(
+    systems: Sequence[Shown], find: Callable[[Shown], Interval | None]
+) -> list[tuple[Shown, Interval]]:
+    """Of the systems that have it."""
+    return [(one, found) for one in systems if (found := find(one)) is not None]
 
 
 def scaled(interval: Interval, factor: float) -> Interval:
