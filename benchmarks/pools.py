@@ -33,7 +33,6 @@ from benchmarks.pool_scenarios import (
     vllm_cpu_scenario,
 )
 from benchmarks.processes import cpu_ticks
-from exp.benchmark_client import run as send_all
 from exp.fleet.arguments import above_zero, at_least
 from exp.fleet.display import SilentDisplay
 from exp.fleet.errors import FleetError
@@ -41,7 +40,7 @@ from exp.fleet.local import install_vllm_cpu
 from exp.fleet.temporary import PROJECT, temporary_fleet
 from exp.workloads.errors import WorkloadError
 from exp.workloads.mixed import mixed_trace
-from exp.workloads.replay import Sent, Target, served_model
+from exp.workloads.replay import Sent, Target, send_all, served_model
 from exp.workloads.summary import ALL
 from exp.workloads.summary import summarise as by_class
 from exp.workloads.trace import TracedRequest
@@ -81,7 +80,7 @@ async def _send(
     requests: Sequence[TracedRequest], url: str, run_id: str, progress: Any
 ) -> list[Sent]:
     target = Target(base_url=url, model=await served_model(url))
-    return await send_all(requests, target, lambda one: progress.update(), run_id)
+    return await send_all(requests, target, run_id, lambda one: progress.update())
 
 
 def _ttft_ms(sent: Sequence[Sent]) -> dict[str, list[float]]:

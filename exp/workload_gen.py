@@ -1,6 +1,9 @@
-"""Make a trace of short and long requests, to be sent with exp.benchmark_client.
+"""Make a trace of requests, to be sent with exp.benchmark.benchmark_serving.
 
-Long requests come in ON phases and rest in OFF phases (OFF first); short ones go on all the time.
+With --dataset-name it holds requests of a data set (see below), each with an answer exactly as long
+as there. Without, short and long requests: long ones come in ON phases and rest in OFF phases (OFF
+first); short ones go on all the time.
+
 The file has a JSON line for each request, after a header with the seed and all parameters. The same
 seed and parameters make the same file, and the short requests stay the same whatever the long ones
 are.
@@ -23,6 +26,10 @@ examples:
 
   ten minutes of a recorded trace, arrivals and all (the file needs a column arrived_at):
     python -m exp.workload_gen --replay azure_conv_2023.csv --from 600 --duration 600
+
+  three hundred requests of a public trace, at the times that it has, scaled to 2 a second:
+    python -m exp.workload_gen --dataset-name mooncake --dataset-path conversation_trace.jsonl \\
+        --arrivals trace --request-rate 2 --num-prompts 300 --max-model-len 32768
 """
 
 from __future__ import annotations
@@ -38,10 +45,18 @@ import msgspec
 
 from exp.fleet.arguments import above_zero, at_least
 from exp.workloads.arrivals import Phases, Rates
+from exp.workloads.build import build_workload
 from exp.workloads.contents import SHAREGPT, Bounds, parse_span
-from exp.workloads.errors import TraceError
+from exp.workloads.errors import WorkloadError
 from exp.workloads.mixed import LONG, SHORT, MixedLoad, Stream, mixed_trace, recorded_trace
-from exp.workloads.trace import TracedRequest, TraceHeader, write_trace
+from exp.workloads.options import (
+    DATA_SETS,
+    SOURCES,
+    add_workload_options,
+    workload_spec,
+    zero_or_more,
+)
+from exp.workloads.trace import TracedRequest, TraceHeader, traced, write_trace
 
 DRAWN_INSTEAD = "16-512"
 """Prompt tokens of short requests where ShareGPT is not installed."""
@@ -51,10 +66,14 @@ def make_trace(options: argparse.Namespace) -> Iterable[TracedRequest]:
     """The requests that the options ask for.
 
     Raises:
-        TraceError, FileNotFoundError, ValueError: they cannot be made.
+        WorkloadError, FileNotFoundError, ValueError: they cannot be made.
     """
-    if options.replay is not None:
-        made: Iterable[TracedRequest] = recorded_trace(
+    made: Iterable[TracedRequest]
+    if options.dataset_name is not None:
+        built = build_workload(workload_spec(options), options.request_rate, options.seed)
+        made = [traced(one, options.max_model_len, as_text=True) for one in built]
+    elif options.replay is not None:
+        made = recorded_trace(
             options.replay,
             from_s=options.from_s,
             duration_s=options.duration,
@@ -113,22 +132,17 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m exp.workload_gen",
         description=__doc__,
+        epilog=f"data sets:\n{DATA_SETS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
     add("--output", type=Path, default=Path(".astrolabe/trace.jsonl"), help="(%(default)s)")
     add("--plot", type=Path, metavar="PNG", help="draw the arrivals over time as well")
-    add("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
+    add("--dataset-name", choices=SOURCES, help="see below (default: short and long requests)")
+    add("--request-rate", type=above_zero, default=4.0, help="of a data set (%(default)g)")
+    add_workload_options(made)
+    add = made.add_argument_group("short and long requests").add_argument
     add("--duration", type=above_zero, default=60.0, metavar="S", help="(%(default)g)")
-    add("--on", type=_zero_or_more, default=15.0, metavar="S", help="an ON phase (%(default)g)")
-    add("--off", type=_zero_or_more, default=15.0, metavar="S", help="an OFF phase (%(default)g)")
-    add(
-        "--burstiness",
-        type=above_zero,
-        default=1.0,
-        help="shape of gamma-distributed gaps, as in vLLM's benchmark: 1 is Poisson, less is"
-        " burstier (%(default)g)",
-    )
     _add_class(made, SHORT, rate=4.0, prompts=SHAREGPT, output="512")
     _add_class(made, LONG, rate=1.0, prompts="2000-3500", output="128")
     add(
@@ -137,15 +151,9 @@ def parser() -> argparse.ArgumentParser:
         help="answers do not end by themselves but have exactly the length that is drawn (of"
         " ShareGPT: that of its own answer), on an emulated engine as on vLLM",
     )
-    add(
-        "--max-model-len",
-        type=at_least(1),
-        default=4096,
-        help="prompt and answer of each request fit into it (%(default)s)",
-    )
     add("--users", type=at_least(0), default=0, help="draw each request's user from so many")
     add("--replay", type=Path, metavar="CSV", help="take arrivals and lengths from a recorded file")
-    add("--from", dest="from_s", type=_zero_or_more, default=0.0, metavar="S", help="where from")
+    add("--from", dest="from_s", type=zero_or_more, default=0.0, metavar="S", help="where from")
     add(
         "--long-above-tokens",
         type=at_least(1),
@@ -160,9 +168,9 @@ def _add_class(
 ) -> None:
     add = made.add_argument_group(f"{name} requests").add_argument
     off = "the same" if name == SHORT else "none"
-    add(f"--{name}-rate", type=_zero_or_more, default=rate, help="a second (%(default)g)")
-    add(f"--{name}-rate-on", type=_zero_or_more, help="in ON phases (default: the same)")
-    add(f"--{name}-rate-off", type=_zero_or_more, help=f"in OFF phases (default: {off})")
+    add(f"--{name}-rate", type=zero_or_more, default=rate, help="a second (%(default)g)")
+    add(f"--{name}-rate-on", type=zero_or_more, help="in ON phases (default: the same)")
+    add(f"--{name}-rate-off", type=zero_or_more, help=f"in OFF phases (default: {off})")
     add(f"--{name}-prompts", default=prompts, metavar="WHAT", help="see above (%(default)s)")
     add(
         f"--{name}-output",
@@ -172,10 +180,6 @@ def _add_class(
     )
     add(f"--{name}-slo-ttft-ms", type=above_zero, help="latency goal that each request names")
     add(f"--{name}-slo-tpot-ms", type=above_zero, help="latency goal that each request names")
-
-
-def _zero_or_more(text: str) -> float:
-    return 0.0 if text in ("0", "0.0") else above_zero(text)
 
 
 def _header(options: argparse.Namespace) -> TraceHeader:
@@ -200,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_trace(options.output, _header(options), requests)
         if options.plot is not None:
             _plot(options.output, options.plot)
-    except (TraceError, ValueError, OSError) as error:
+    except (WorkloadError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     counts = [

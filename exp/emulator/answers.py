@@ -62,10 +62,20 @@ class Answer:
         return _word(self.offset, index)
 
 
-def make_answer(tokens: bytes, seed: int, limit: int, ignore_eos: bool, stop: list[str]) -> Answer:
-    """The answer to a prompt; no more than ``limit`` of its tokens will be asked for."""
+def make_answer(
+    tokens: bytes,
+    seed: int,
+    limit: int,
+    ignore_eos: bool,
+    stop: list[str],
+    own_length: int | None = None,
+) -> Answer:
+    """The answer to a prompt; no more than ``limit`` of its tokens will be asked for.
+
+    Unhindered it has ``own_length``, or a length that is drawn from the prompt.
+    """
     offset = _stable_hash(tokens, seed) % len(WORDS)
-    length = limit + 1 if ignore_eos else output_length(tokens, seed)
+    length = limit + 1 if ignore_eos else own_length or output_length(tokens, seed)
     if not stop:
         return Answer(offset, length)
     text = ""

@@ -22,6 +22,13 @@ class StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool | None = None
 
 
+class ExtraArguments(msgspec.Struct):
+    """What vLLM hands to plug-ins unread; this one is for experiments."""
+
+    answer_ids: list[int] = []
+    """Tokens that the answer has unless it is cut; nobody before the engine need look at them."""
+
+
 class GenerationBody(msgspec.Struct, kw_only=True):
     """Fields that completions and chats have in common."""
 
@@ -34,10 +41,22 @@ class GenerationBody(msgspec.Struct, kw_only=True):
     ignore_eos: bool = False
     priority: int = 0
     request_id: str | None = None
+    vllm_xargs: ExtraArguments | None = None
 
     def stop_strings(self) -> list[str]:
         """The strings that end the answer."""
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def answer(self) -> bytes:
+        """The tokens of the answer, where the request tells them.
+
+        Raises:
+            BadRequestError: one is no id.
+        """
+        try:
+            return pack_ids(self.vllm_xargs.answer_ids) if self.vllm_xargs else b""
+        except OverflowError as error:
+            raise BadRequestError("answer_ids must be token ids", "vllm_xargs") from error
 
     def include_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""

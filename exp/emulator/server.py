@@ -16,6 +16,7 @@ from exp.emulator.generation import Generation
 from exp.emulator.metrics import EngineMetrics
 from exp.emulator.options import EmulatorOptions
 from exp.emulator.tokens import (
+    TOKEN_BYTES,
     Encoder,
     EstimatingEncoder,
     TokenizerEncoder,
@@ -70,8 +71,14 @@ class EmulatedServer:
         """
         model = self.options.model
         max_tokens = max_output_tokens(limit, tokens, model.max_model_len)
+        told = body.answer()
         answer = make_answer(
-            tokens, self.options.seed, max_tokens, body.ignore_eos, body.stop_strings()
+            tokens,
+            self.options.seed,
+            max_tokens,
+            body.ignore_eos,
+            body.stop_strings(),
+            len(told) // TOKEN_BYTES or None,
         )
         seq = Sequence(
             request_id=f"{id_stem}-{secrets.token_hex(4)}",
@@ -80,7 +87,7 @@ class EmulatedServer:
             output_length=answer.length,
             priority=body.priority,
             arrival_time=time.time(),
-            block_hashes=hash_blocks(tokens, model.block_size),
+            block_hashes=hash_blocks(tokens + told, model.block_size),
         )
         generation = Generation(seq, answer, time.monotonic(), wants_each_token=bool(body.stream))
         self.engine.submit(generation)

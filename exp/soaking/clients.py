@@ -57,7 +57,7 @@ def try_problem(question: Question, answered: Answered) -> str | None:
         return None
     if not answered.is_openai_error:
         return f"unclear: {answered.error}"
-    if answered.outcome == "rejected" and not answered.retry_after:
+    if answered.outcome == "rejected" and not answered.headers.get("retry-after"):
         return f"429 without Retry-After: {answered.error}"
     is_refused = answered.status is not None and 400 <= answered.status < 500
     if is_refused and answered.outcome == "failed" and not question.is_nonsense:

@@ -80,7 +80,12 @@ def _timed(spec: WorkloadSpec, rate_per_s: float, seed: int) -> Iterable[tuple[f
         )
         return itertools.islice(merged, spec.num_requests)
     stream = _stream(_contents(spec, seed), spec.arrivals, rate_per_s, seed, "")
-    return itertools.islice(stream, spec.num_requests)
+    timed = list(itertools.islice(stream, spec.num_requests))
+    if spec.arrivals.kind not in ("poisson", "gamma"):
+        return timed
+    # As vLLM's benchmark does: a seed must not decide how high the rate turns out to be.
+    scale = spec.num_requests / rate_per_s / timed[-1][0]
+    return [(at_s * scale, content) for at_s, content in timed]
 
 
 def _stream(

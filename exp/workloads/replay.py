@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import aiohttp
@@ -14,12 +16,16 @@ import msgspec
 
 from exp.open_loop import as_they_end
 from exp.workloads.errors import TargetError
+from exp.workloads.request import BLOCK_TOKENS
 from exp.workloads.streams import Answered, Outcome, send
 from exp.workloads.trace import TracedRequest
 
 FIRST_TOKEN_ID, LAST_TOKEN_ID = 1_000, 30_000
 """Ordinary tokens in every vocabulary that is served."""
 PROBE_TIMEOUT_S = 10.0
+PREPARED_BEFORE_S = 1.0
+"""Bodies are made so long before they are sent: not late, and not all in memory at once."""
+_FACTORS = tuple(random.Random(0).getrandbits(64) | 1 for _ in range(BLOCK_TOKENS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +34,10 @@ class Goals:
 
     ttft_ms: float | None = None
     tpot_ms: float | None = None
+    e2e_ms: float | None = None
+
+
+NO_GOALS = Goals()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +51,18 @@ class Target:
     deadline_s: float = 600.0
     """For each request; what takes longer is lost."""
     time_scale: float = 1.0
-    """Times of the trace are multiplied by it: 0.5 is twice the load."""
+    """Times of the trace are multiplied by it: 0.5 is twice the load, 0 all at once."""
+    max_concurrency: int | None = None
+    """Requests at a time; others wait here, and their latencies begin when they are sent."""
+    are_chats: bool = True
+    """Texts are sent as chats, else as completions."""
     goals: Mapping[str, Goals] = field(default_factory=dict)
-    """By class, where the request itself names none. They are judged by, not sent."""
+    """By class, ``*`` for all others, where the request itself names none. They are judged by, not
+    sent."""
+
+    def goals_of(self, request_class: str) -> Goals:
+        """Of a class."""
+        return self.goals.get(request_class) or self.goals.get("*") or NO_GOALS
 
 
 class Sent(msgspec.Struct, kw_only=True, frozen=True):
@@ -52,6 +71,7 @@ class Sent(msgspec.Struct, kw_only=True, frozen=True):
     index: int
     request_id: str
     request_class: str = msgspec.field(name="class")
+    session: str = ""
     at_s: float
     """When it was to be sent."""
     late_ms: float
@@ -62,12 +82,35 @@ class Sent(msgspec.Struct, kw_only=True, frozen=True):
     unit: str | None
     num_prompt_tokens: int
     num_output_tokens: int
+    num_cached_tokens: int = 0
     ttft_ms: float | None
     tpot_ms: float | None
     e2e_ms: float
     itl_ms: list[float]
     is_good: bool
     """Answered within its goals."""
+    waited_ms: float | None = None
+    """What the gateway says of its queue, and what it predicted; None of other endpoints."""
+    predicted_ttft_ms: float | None = None
+    predicted_e2e_ms: float | None = None
+    expected_output_tokens: float | None = None
+
+
+async def send_all(
+    requests: Sequence[TracedRequest],
+    target: Target,
+    run_id: str,
+    on_end: Callable[[Sent], object] = lambda one: None,
+) -> list[Sent]:
+    """Send all and wait for all; in the order of the trace.
+
+    Requests that give only a number of prompt tokens get the same ones under the same ``run_id``.
+    """
+    sent = []
+    async for one in replay(requests, target, run_id):
+        on_end(one)
+        sent.append(one)
+    return sorted(sent, key=lambda one: one.index)
 
 
 async def replay(
@@ -75,28 +118,50 @@ async def replay(
 ) -> AsyncIterator[Sent]:
     """Send all; yields each as it ends."""
     connector = aiohttp.TCPConnector(limit=0)
-    loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession(connector=connector) as session:
-        started_s = loop.time()
-
-        async def one(index: int) -> Sent:
-            request = requests[index]
-            due_s = started_s + request.at_s * target.time_scale
-            path, body = request_body(request, target.model, random.Random(f"{run_id} {index}"))
-            await asyncio.sleep(max(0.0, due_s - loop.time()))
-            late_ms = (loop.time() - due_s) * 1e3
-            request_id = f"{run_id}-{index:05d}"
-            headers = _headers(request, target.api_key, request_id)
-            answered = await send(session, target.base_url + path, body, headers, target.deadline_s)
-            return _sent(index, request_id, request, late_ms, answered, target)
-
-        async with aclosing(as_they_end([one(index) for index in range(len(requests))])) as ended:
+        sender = _Sender(session, target, run_id)
+        sending = [sender.send(index, request) for index, request in enumerate(requests)]
+        async with aclosing(as_they_end(sending)) as ended:
             async for each in ended:
                 yield each
 
 
-def request_body(request: TracedRequest, model: str, rng: random.Random) -> tuple[str, bytes]:
-    """The path and the body: a chat for a text, a completion for a number of token ids."""
+class _Sender:
+    """Sends the requests of one run, which begins when it is made."""
+
+    def __init__(self, session: aiohttp.ClientSession, target: Target, run_id: str) -> None:
+        self._session = session
+        self._target = target
+        self._run_id = run_id
+        self._loop = asyncio.get_running_loop()
+        self._started_s = self._loop.time()
+        self._places: AbstractAsyncContextManager[object] = (
+            asyncio.Semaphore(target.max_concurrency) if target.max_concurrency else nullcontext()
+        )
+
+    async def send(self, index: int, request: TracedRequest) -> Sent:
+        target, request_id = self._target, f"{self._run_id}-{index:05d}"
+        due_s = self._started_s + request.at_s * target.time_scale
+        await self._sleep_until(due_s - PREPARED_BEFORE_S)
+        rng = random.Random(f"{self._run_id} {index}")
+        path, body = request_body(request, target.model, rng, are_chats=target.are_chats)
+        headers = _headers(request, target.api_key, request_id)
+        await self._sleep_until(due_s)
+        async with self._places:
+            late_ms = (self._loop.time() - due_s) * 1e3
+            answered = await send(
+                self._session, target.base_url + path, body, headers, target.deadline_s
+            )
+        return _sent(index, request_id, request, late_ms, answered, target)
+
+    async def _sleep_until(self, due_s: float) -> None:
+        await asyncio.sleep(max(0.0, due_s - self._loop.time()))
+
+
+def request_body(
+    request: TracedRequest, model: str, rng: random.Random, *, are_chats: bool = True
+) -> tuple[str, bytes]:
+    """The path and the body: a chat or a completion for a text, a completion for token ids."""
     body: dict[str, Any] = {
         "model": model,
         "temperature": 0.0,
@@ -109,14 +174,29 @@ def request_body(request: TracedRequest, model: str, rng: random.Random) -> tupl
         body["user"] = request.user
     if request.priority is not None:
         body["priority"] = request.priority
-    if request.prompt is not None:
+    num_prompt_tokens = request.num_prompt_tokens or 0
+    ids = token_ids(request.block_hashes, num_prompt_tokens + (request.answer_tokens or 0), rng)
+    if request.answer_tokens is not None:
+        body["vllm_xargs"] = {"answer_ids": ids[num_prompt_tokens:]}
+    if request.prompt is not None and are_chats:
         body["messages"] = [{"role": "user", "content": request.prompt}]
         body["max_completion_tokens"] = request.max_tokens
         return "/v1/chat/completions", msgspec.json.encode(body)
-    ids = range(FIRST_TOKEN_ID, LAST_TOKEN_ID)
-    body["prompt"] = rng.choices(ids, k=request.num_prompt_tokens or 1)
+    body["prompt"] = ids[:num_prompt_tokens] if request.prompt is None else request.prompt
     body["max_tokens"] = request.max_tokens
     return "/v1/completions", msgspec.json.encode(body)
+
+
+def token_ids(block_hashes: Sequence[int], count: int, rng: random.Random) -> list[int]:
+    """So many ids: first those that the hashes stand for, then random ones."""
+    ids = list(chain.from_iterable(_block_ids(one) for one in block_hashes))[:count]
+    return ids + rng.choices(range(FIRST_TOKEN_ID, LAST_TOKEN_ID), k=count - len(ids))
+
+
+def _block_ids(block_hash: int) -> list[int]:
+    """Ids of a block, equal for equal hashes."""
+    span = LAST_TOKEN_ID - FIRST_TOKEN_ID
+    return [FIRST_TOKEN_ID + ((block_hash + 1) * factor >> 40) % span for factor in _FACTORS]
 
 
 def _headers(request: TracedRequest, api_key: str | None, request_id: str) -> dict[str, str]:
@@ -142,6 +222,7 @@ def _sent(
         index=index,
         request_id=request_id,
         request_class=request.request_class,
+        session=request.session or "",
         at_s=request.at_s * target.time_scale,
         late_ms=round(late_ms, 3),
         outcome=answered.outcome,
@@ -150,23 +231,38 @@ def _sent(
         unit=answered.unit,
         num_prompt_tokens=answered.num_prompt_tokens,
         num_output_tokens=answered.num_output_tokens,
+        num_cached_tokens=answered.num_cached_tokens,
         ttft_ms=_rounded(answered.ttft_ms),
         tpot_ms=_rounded(answered.tpot_ms),
         e2e_ms=round(answered.e2e_ms, 3),
         itl_ms=[round(gap_ms, 2) for gap_ms in answered.itl_ms],
-        is_good=_is_good(request, answered, target.goals.get(request.request_class, Goals())),
+        is_good=_is_good(request, answered, target.goals_of(request.request_class)),
+        waited_ms=_told(answered, "waited-ms"),
+        predicted_ttft_ms=_told(answered, "predicted-ttft-ms"),
+        predicted_e2e_ms=_told(answered, "predicted-e2e-ms"),
+        expected_output_tokens=_told(answered, "predicted-output-tokens"),
     )
 
 
 def _is_good(request: TracedRequest, answered: Answered, goals: Goals) -> bool:
     """As in vLLM's benchmark, an answer of one token meets any TPOT goal."""
-    ttft_goal_ms = request.slo_ttft_ms or goals.ttft_ms
-    tpot_goal_ms = request.slo_tpot_ms or goals.tpot_ms
-    return (
-        answered.outcome == "ok"
-        and (ttft_goal_ms is None or (answered.ttft_ms or 0.0) <= ttft_goal_ms)
-        and (tpot_goal_ms is None or (answered.tpot_ms or 0.0) <= tpot_goal_ms)
+    reached = (
+        (answered.ttft_ms, request.slo_ttft_ms or goals.ttft_ms),
+        (answered.tpot_ms, request.slo_tpot_ms or goals.tpot_ms),
+        (answered.e2e_ms, goals.e2e_ms),
     )
+    return answered.outcome == "ok" and all(
+        goal_ms is None or (value_ms or 0.0) <= goal_ms for value_ms, goal_ms in reached
+    )
+
+
+def _told(answered: Answered, name: str) -> float | None:
+    """A number that the gateway says in a header."""
+    try:
+        value = float(answered.headers.get(f"x-astrolabe-{name}", ""))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _rounded(value: float | None) -> float | None:

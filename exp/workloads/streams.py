@@ -22,9 +22,14 @@ TOO_MANY_REQUESTS = 429
 LONGEST_ERROR = 300
 
 
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class _Error(msgspec.Struct):
@@ -51,10 +56,8 @@ class Answered:
     ended_s: float = 0.0
     outcome: Outcome = "lost"
     status: int | None = None
-    unit: str | None = None
-    """As the gateway names it."""
-    retry_after: str | None = None
-    """The header."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the answer; found by name in any case."""
     error: str | None = None
     is_openai_error: bool = False
     """The error came in OpenAI's JSON."""
@@ -62,6 +65,13 @@ class Answered:
     """Of the chunks with text."""
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
+    num_cached_tokens: int = 0
+    """Of the prompt, where the engine tells."""
+
+    @property
+    def unit(self) -> str | None:
+        """As the gateway names it."""
+        return self.headers.get("x-astrolabe-unit")
 
     @property
     def ttft_ms(self) -> float | None:
@@ -102,8 +112,7 @@ async def send(
             url, data=body, headers={"content-type": "application/json", **headers}, timeout=timeout
         ) as response:
             answered.status = response.status
-            answered.unit = response.headers.get("x-astrolabe-unit")
-            answered.retry_after = response.headers.get("retry-after")
+            answered.headers = response.headers
             if response.status != 200:
                 _note_refusal(answered, await response.read())
             elif response.content_type == "text/event-stream":
@@ -172,6 +181,8 @@ def _note(answered: Answered, event: _Event) -> None:
     if event.usage is not None:
         answered.num_prompt_tokens = event.usage.prompt_tokens
         answered.num_output_tokens = event.usage.completion_tokens
+        details = event.usage.prompt_tokens_details
+        answered.num_cached_tokens = (details and details.cached_tokens) or 0
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from exp.study.records import RequestRecord
 from exp.workloads.replay import Sent
 
 PERCENTILES = (50, 90, 99)
@@ -53,3 +54,26 @@ def _percentiles(name: str, values: Sequence[float]) -> dict[str, float | None]:
         return {f"{name}_p{percent}": None for percent in PERCENTILES}
     found: list[float] = np.percentile(values, PERCENTILES).tolist()
     return {f"{name}_p{p}": round(v, 3) for p, v in zip(PERCENTILES, found, strict=True)}
+
+
+def as_record(sent: Sent) -> RequestRecord:
+    """A row of the results that all backends of studies leave."""
+    return RequestRecord(
+        request_id=sent.request_id,
+        at_s=sent.at_s,
+        request_class=sent.request_class,
+        session=sent.session,
+        outcome=sent.outcome,
+        unit=sent.unit or "",
+        num_prompt_tokens=sent.num_prompt_tokens,
+        num_output_tokens=sent.num_output_tokens,
+        num_cached_tokens=sent.num_cached_tokens,
+        expected_output_tokens=sent.expected_output_tokens,
+        waited_ms=sent.waited_ms,
+        ttft_ms=sent.ttft_ms,
+        tpot_ms=sent.tpot_ms,
+        e2e_ms=sent.e2e_ms if sent.outcome == "ok" else None,
+        predicted_ttft_ms=sent.predicted_ttft_ms,
+        predicted_e2e_ms=sent.predicted_e2e_ms,
+        is_good=sent.is_good,
+    )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from exp.workloads.errors import TraceError
+from exp.workloads.request import WorkloadRequest
 
 Line = TypeVar("Line")
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -39,8 +40,14 @@ class TracedRequest(
     """Sent as a chat's only message."""
     num_prompt_tokens: Positive | None = None
     """Instead of ``prompt``: so many token ids, drawn by the sender."""
+    block_hashes: tuple[int, ...] = ()
+    """Of the first ``BLOCK_TOKENS`` of these ids and of the answer's, of the next ones, and so on:
+    equal hashes make equal ids."""
     ignore_eos: bool = False
     """The answer has exactly ``max_tokens``, from an emulated engine as from vLLM."""
+    answer_tokens: Positive | None = None
+    """The answer of an emulated engine ends by itself after so many; its ids go on where those of
+    the prompt end. It is sent as an extra argument, which vLLM and the gateway leave alone."""
     user: str | None = None
     session: str | None = None
     priority: int | None = None
@@ -59,6 +66,40 @@ class TracedRequest(
         if self.prompt is None:
             return self.num_prompt_tokens or 0
         return -(-len(self.prompt.encode()) // TOKEN_BYTES)
+
+
+def traced(
+    request: WorkloadRequest,
+    max_model_len: int,
+    *,
+    as_text: bool = False,
+    is_emulated: bool = False,
+) -> TracedRequest:
+    """A workload's request as it is sent: its answer will have the length that it should have.
+
+    vLLM is told that length by ``max_tokens``, which the gateway sees; an emulated engine in a
+    way that it does not see.
+
+    Args:
+        as_text: send the text of the prompt where it is known, instead of as many token ids.
+    """
+    most = request.max_tokens or max_model_len - request.num_prompt_tokens
+    is_text = as_text and request.prompt is not None
+    return TracedRequest(
+        at_s=request.at_s,
+        request_class=request.request_class,
+        max_tokens=most if is_emulated else request.num_output_tokens,
+        prompt=request.prompt if is_text else None,
+        num_prompt_tokens=None if is_text else request.num_prompt_tokens,
+        block_hashes=() if is_text else request.block_hashes,
+        ignore_eos=not is_emulated,
+        answer_tokens=request.num_output_tokens if is_emulated else None,
+        user=request.user or None,
+        session=request.session or None,
+        priority=request.priority or None,
+        slo_ttft_ms=request.slo_ttft_ms,
+        slo_tpot_ms=request.slo_tpot_ms,
+    )
 
 
 def write_trace(path: Path, header: TraceHeader, requests: Iterable[TracedRequest]) -> None:

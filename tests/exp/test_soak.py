@@ -34,7 +34,7 @@ def answered(outcome: Outcome, status: int | None, **changes: object) -> Answere
         (SOUND, answered("failed", 200), None),
         (SOUND, answered("failed", 500, is_openai_error=False), "unclear: why"),
         (SOUND, answered("failed", 400), "a sound request was refused: why"),
-        (SOUND, answered("rejected", 429, retry_after="2"), None),
+        (SOUND, answered("rejected", 429, headers={"retry-after": "2"}), None),
         (SOUND, answered("rejected", 429), "429 without Retry-After: why"),
         (NONSENSE, answered("failed", 400), None),
         (NONSENSE, answered("ok", 200), "nonsense was answered"),

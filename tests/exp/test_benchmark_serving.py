@@ -1,17 +1,24 @@
-"""The benchmark client: what it sends, and what it makes of each kind of answer."""
+"""The load generator: what it sends, and what it makes of each kind of answer."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from exp.benchmark_client import main, run
-from exp.workloads.replay import Goals, Sent, Target, served_model
+from exp.benchmark.benchmark_serving import main
+from exp.benchmark.vllm_results import vllm_result
+from exp.study.tables import read_table, to_records
+from exp.workloads.replay import Goals, Sent, Target, send_all, served_model, token_ids
 from exp.workloads.summary import summarise
 from exp.workloads.trace import TracedRequest, TraceHeader, write_trace
 from tests.emulator.process import MODEL, run_emulator
@@ -35,7 +42,7 @@ async def sent_to(behave: Behaviour, *requests: TracedRequest) -> tuple[list[Sen
     engine = ScriptedEngine(behave=behave)
     async with serving(engine) as url:
         target = Target(base_url=url, model="m", deadline_s=5.0, api_key="secret")
-        return await run(requests, target, lambda one: None), engine
+        return await send_all(requests, target, "run"), engine
 
 
 def answering(status: int, body: bytes) -> Behaviour:
@@ -85,8 +92,8 @@ async def test_silence_is_a_loss() -> None:
 
     async with serving(ScriptedEngine(behave=never)) as url:
         target = Target(base_url=url, model="m", deadline_s=0.2)
-        [late] = await run([request()], target, lambda one: None)
-    [nobody] = await run([request()], target, lambda one: None)
+        [late] = await send_all([request()], target, "run")
+    [nobody] = await send_all([request()], target, "run")
     assert (late.outcome, late.error) == ("lost", "no end within 0.2 s")
     assert nobody.outcome == "lost"
 
@@ -117,7 +124,7 @@ async def test_goodput_counts_answers_within_their_goals() -> None:
     async with serving(engine) as url:
         goals = {"short": Goals(ttft_ms=4000.0), "long": Goals(tpot_ms=1e-4)}
         target = Target(base_url=url, model="m", goals=goals)
-        figures = summarise(await run(requests, target, lambda one: None), duration_s=2.0)
+        figures = summarise(await send_all(requests, target, "run"), duration_s=2.0)
     assert {name: part["goodput_share"] for name, part in figures.items()} == {
         "short": 0.5,
         "long": 0.0,
@@ -134,30 +141,114 @@ async def test_times_are_kept_and_can_be_scaled() -> None:
     requests = [request(at_s=at_s) for at_s in (0.0, 0.2, 0.4)]
     async with serving(ScriptedEngine(behave=stream_of(CHUNK, USAGE, DONE))) as url:
         target = Target(base_url=url, model="m", time_scale=0.5)
-        sent = await run(requests, target, lambda one: None)
+        sent = await send_all(requests, target, "run")
     assert [one.at_s for one in sent] == [0.0, 0.1, 0.2]
     assert all(0 <= one.late_ms < 90 for one in sent)
+
+
+@pytest.mark.anyio
+async def test_no_more_than_so_many_at_a_time() -> None:
+    """The others wait, and their latencies begin when they are sent."""
+    running, most = 0, 0
+
+    async def slow(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        await asyncio.sleep(0.05)
+        running -= 1
+        await stream_of(CHUNK, USAGE, DONE)(scope, body, receive, send)
+
+    async with serving(ScriptedEngine(behave=slow)) as url:
+        target = Target(base_url=url, model="m", max_concurrency=2)
+        sent = await send_all([request() for _ in range(6)], target, "run")
+    assert most == 2
+    assert max(one.late_ms for one in sent) > 90
+    assert max(one.e2e_ms for one in sent) < 2 * min(one.e2e_ms for one in sent) < 200
+
+
+@given(hashes=st.lists(st.integers(0, 2**63 - 1), max_size=5), count=st.integers(0, 99))
+def test_equal_hashes_make_equal_token_ids(hashes: list[int], count: int) -> None:
+    """What no hash stands for is drawn anew."""
+    ids, again = (token_ids(hashes, count, random.Random(seed)) for seed in (1, 2))
+    known = min(16 * len(hashes), count)
+    assert len(ids) == len(again) == count
+    assert ids[:known] == again[:known]
+    assert all(1_000 <= one < 30_000 for one in ids)
+    assert ids[known:] != again[known:] or count - known < 3
 
 
 def test_an_emulated_engine_does_exactly_the_work_of_the_trace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Prompts and answers have the tokens that the trace names, and the file tells it."""
-    lengths = [(40, 3), (200, 17), (9, 1)]
+    """Prompts and answers have the tokens that the trace names, and both files tell it."""
+    lengths = [(40, 3), (200, 17), (9, 1), (64, 5)]
     requests = [
         request(None, num_prompt_tokens=prompt, max_tokens=output, ignore_eos=True)
-        for prompt, output in lengths
+        for prompt, output in lengths[:3]
     ]
-    trace, result = tmp_path / "trace.jsonl", tmp_path / "sent.jsonl"
+    requests.append(request(None, num_prompt_tokens=64, max_tokens=99, answer_tokens=5))
+    trace = tmp_path / "trace.jsonl"
     write_trace(trace, TraceHeader(), requests)
     with run_emulator(tmp_path) as emulator:
-        options = ["--trace", str(trace), "--url", emulator.url + "/v1", "--output", str(result)]
-        assert main([*options, "--slo-ttft-ms", "short=60000"]) == 0
-    lines = [msgspec.json.decode(line, type=Sent) for line in result.read_bytes().splitlines()]
-    assert [(one.num_prompt_tokens, one.num_output_tokens) for one in lines] == lengths
-    assert lines[2].tpot_ms is None
-    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (figures["all"]["ok"], figures["short"]["goodput_share"]) == (3, 1.0)
+        options = ["--dataset-name", "trace", "--dataset-path", str(trace)]
+        options += ["--base-url", emulator.url + "/v1", "--num-warmups", "2", "--save-detailed"]
+        options += ["--result-dir", str(tmp_path), "--result-filename", "result.json"]
+        assert main([*options, "--goodput", "ttft:60000", "short:e2el:60000"]) == 0
+    result = json.loads((tmp_path / "result.json").read_bytes())
+    assert list(zip(result["input_lens"], result["output_lens"], strict=True)) == lengths
+    assert (result["completed"], result["failed"], result["num_prompts"]) == (4, 0, 4)
+    assert (result["total_input_tokens"], result["total_output_tokens"]) == (313, 26)
+    assert result["request_goodput"] == result["request_throughput"] == 4 / result["duration"]
+    assert result["by_class"]["short"]["goodput_share"] == 1.0
+    records = to_records(read_table(tmp_path / "result.parquet")[0])
+    assert [(one.num_prompt_tokens, one.num_output_tokens) for one in records] == lengths
+    assert records[2].tpot_ms is None
+    assert records[0].ttft_ms == pytest.approx(result["ttfts"][0] * 1e3)
+    assert "4 requests in" in capsys.readouterr().out
+
+
+def test_figures_are_those_of_vllms_benchmark() -> None:
+    """By hand: means and percentiles over answered requests, a TPOT from two tokens on."""
+    answers = [
+        sent(0, ttft_ms=100.0, itl_ms=[10.0, 30.0], num_output_tokens=3),
+        sent(1, ttft_ms=300.0, itl_ms=[], num_output_tokens=1, at_s=0.5),
+        sent(2, outcome="failed", ttft_ms=None, itl_ms=[], num_output_tokens=0),
+    ]
+    found = vllm_result(answers, 2.0, (50.0, 99.0), has_goals=True)
+    assert (found["completed"], found["failed"], found["total_output_tokens"]) == (2, 1, 4)
+    assert (found["request_throughput"], found["request_goodput"]) == (1.0, 1.0)
+    assert (found["mean_ttft_ms"], found["p50_ttft_ms"]) == (200.0, 200.0)
+    assert found["std_ttft_ms"] == 100.0
+    assert found["p99_ttft_ms"] == pytest.approx(298.0)
+    assert found["mean_tpot_ms"] == found["mean_itl_ms"] == 20.0
+    assert found["mean_e2el_ms"] == pytest.approx((140 + 300) / 2)
+    assert (found["max_output_tokens_per_s"], found["max_concurrent_requests"]) == (4.0, 2)
+
+
+def sent(index: int, *, ttft_ms: float | None, itl_ms: list[float], **changes: Any) -> Sent:
+    """What came of a request."""
+    e2e_ms = (ttft_ms or 0.0) + sum(itl_ms)
+    outcome = changes.pop("outcome", "ok")
+    fields = {
+        "request_class": "short",
+        "at_s": 0.0,
+        "late_ms": 0.0,
+        "status": 200,
+        "error": None,
+        "unit": None,
+        "num_prompt_tokens": 7,
+        "tpot_ms": sum(itl_ms) / len(itl_ms) if itl_ms else None,
+        "is_good": outcome == "ok",
+    }
+    return Sent(
+        index=index,
+        request_id=f"r-{index}",
+        outcome=outcome,
+        ttft_ms=ttft_ms,
+        itl_ms=itl_ms,
+        e2e_ms=e2e_ms,
+        **(fields | changes),
+    )
 
 
 @pytest.mark.anyio
@@ -172,10 +263,32 @@ def test_nothing_to_send_or_nobody_to_send_it_to(
 ) -> None:
     """Both are said, with a status of their own."""
     trace = tmp_path / "trace.jsonl"
+    options = ["--dataset-name", "trace", "--dataset-path", str(trace)]
     write_trace(trace, TraceHeader(), [])
-    assert main(["--trace", str(trace)]) == 2
+    assert main(options) == 2
     write_trace(trace, TraceHeader(), [request()])
-    assert main(["--trace", str(trace), "--url", "http://127.0.0.1:9"]) == 2
+    assert main([*options, "--base-url", "http://127.0.0.1:9"]) == 2
+    assert main(["--dataset-name", "burstgpt", "--dataset-path", "nowhere.csv"]) == 2
     told = capsys.readouterr().err
     assert "holds no requests" in told
     assert "http://127.0.0.1:9 cannot be used" in told
+    assert "nowhere.csv: No such file" in told
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--goodput", "speed:5"), "must be like ttft:500"),
+        (("--goodput", "a:b:ttft:5"), "must be like ttft:500"),
+        (("--request-rate", "0"), "a number above 0, not '0'"),
+        (("--long-share", "1.5"), "a share from 0 to 1"),
+        (("--metric-percentiles", "50,101"), "at most 100"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    capsys: pytest.CaptureFixture[str], option: tuple[str, str], said: str
+) -> None:
+    """With the value that is wrong."""
+    with pytest.raises(SystemExit):
+        main(option)
+    assert said in capsys.readouterr().err
