@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from exp.study.arguments import Command, parse
 from exp.study.errors import StudyError
+from exp.study.executors import Executor, LocalExecutor, RayExecutor
 from exp.study.report import report
 from exp.study.run import run_study
 
@@ -23,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         command = parse(sys.argv[1:] if argv is None else argv)
-        folder, summary = run_study(command.study, command.options)
+        with closing(_executor(command)) as executor:
+            folder, summary = run_study(command.study, command.options, executor)
     except StudyError as error:
         print(f"error: {error}", file=sys.stderr)
         return UNUSABLE
@@ -34,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_drawn = not command.has_figures or _draw(command, folder)
     print(folder)
     return 0 if is_drawn and not any(case.error for case in summary.cases) else FAILED
+
+
+def _executor(command: Command) -> Executor:
+    backend = command.options.backend
+    if command.ray_address is not None:
+        return RayExecutor(backend, command.ray_address, command.num_processes)
+    return LocalExecutor(backend, command.num_processes)
 
 
 def _draw(command: Command, folder: Path) -> bool:

@@ -42,6 +42,8 @@ class Command:
 
     study: Study
     options: Options
+    num_processes: int
+    ray_address: str | None
     has_figures: bool
     system_name: str
 
@@ -57,7 +59,14 @@ def parse(argv: Sequence[str]) -> Command:
         _print_studies()
         sys.exit(0 if asked.list else 2)
     study = _study(asked)
-    return Command(study, _options(asked, argv, study), asked.figures, asked.system_name)
+    return Command(
+        study=study,
+        options=_options(asked, argv, study),
+        num_processes=asked.processes or _num_processes(asked.backend),
+        ray_address=asked.ray,
+        has_figures=asked.figures,
+        system_name=asked.system_name,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -184,21 +193,21 @@ def _traces(pairs: Sequence[str]) -> dict[str, str]:
 def _options(asked: argparse.Namespace, argv: Sequence[str], study: Study) -> Options:
     if (asked.backend == "cluster") != (asked.gateway is not None):
         raise PlanError("--gateway URL belongs to --backend cluster, which needs it")
-    is_twin = asked.backend == "twin"
-    if asked.ray is not None and not is_twin:
+    if asked.ray is not None and asked.backend != "twin":
         raise PlanError(f"--ray runs twins, not --backend {asked.backend}")
-    # Real fleets on one machine, or one fleet, would disturb one another.
-    processes = asked.processes or ((os.cpu_count() or 1) if is_twin else 1)
     return Options(
         backend=Backend(asked.backend, asked.gateway, asked.case_timeout_s),
         seeds=range(asked.first_seed, asked.first_seed + study.num_seeds),
         is_quick=asked.quick,
         out=asked.out,
-        num_processes=processes,
-        ray_address=asked.ray,
         takes_other_code=asked.other_code,
         command=[PROG, *argv],
     )
+
+
+def _num_processes(backend: str) -> int:
+    """Real fleets on one machine, or runs on one fleet, would disturb one another."""
+    return (os.cpu_count() or 1) if backend == "twin" else 1
 
 
 def _print_studies() -> None:

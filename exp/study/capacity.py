@@ -78,7 +78,7 @@ class CapacitySearch:
         stride = max(self._stride, max(self._ttft_ms) - min(self._ttft_ms))
         if low is None:
             assert high is not None
-            return high - stride if high - stride >= -self._widest else None
+            return max(high - stride, -self._widest) if high > -self._widest else None
         if high is None:
-            return low + stride if low + stride <= self._widest else None
+            return min(low + stride, self._widest) if low < self._widest else None
         return (low + high) // 2 if high - low > 1 else None

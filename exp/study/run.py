@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -18,7 +19,7 @@ from exp.study.case import Case
 from exp.study.casefiles import CaseFiles
 from exp.study.code_version import CodeVersion, code_version
 from exp.study.execution import Backend
-from exp.study.executors import Executor, LocalExecutor, RayExecutor
+from exp.study.executors import Executor
 from exp.study.folders import study_folder
 from exp.study.plan import Study
 from exp.study.results import (
@@ -44,17 +45,14 @@ class Options:
     seeds: Sequence[int]
     is_quick: bool
     out: Path
-    num_processes: int
-    ray_address: str | None = None
     takes_other_code: bool = False
     command: Sequence[str] = ()
 
 
-def run_study(study: Study, options: Options) -> tuple[Path, Summary]:
+def run_study(study: Study, options: Options, executor: Executor) -> tuple[Path, Summary]:
     """Run what is still to be run, and write the results; their folder and the summary.
 
     Raises:
-        PlanError: Ray is wanted but not there.
         StudyError: it could not go on; the same call goes on where it stopped.
     """
     backend = options.backend.name
@@ -68,11 +66,7 @@ def run_study(study: Study, options: Options) -> tuple[Path, Summary]:
         started_s = time.perf_counter()
         with _progress(study) as progress:
             sweep = Sweep(study, options.seeds, files, progress)
-            executor = _executor(options)
-            try:
-                sweep.run(executor)
-            finally:
-                executor.close()
+            sweep.run(executor)
         result = _summary(study, sweep, time.perf_counter() - started_s)
         _write(folder, sweep, result, code)
         if not any(case.error for case in result.cases):
@@ -80,23 +74,16 @@ def run_study(study: Study, options: Options) -> tuple[Path, Summary]:
     return folder, result
 
 
-def _executor(options: Options) -> Executor:
-    if options.ray_address is not None:
-        return RayExecutor(options.backend, options.ray_address, options.num_processes)
-    return LocalExecutor(options.backend, options.num_processes)
-
-
-def _progress(study: Study) -> tqdm[None]:
+def _progress(study: Study) -> tqdm[Any]:
     """On a terminal a bar; in a log a line every ten seconds."""
     is_terminal = sys.stderr.isatty()
-    bar: tqdm[None] = tqdm(
+    return tqdm(
         desc=study.name,
         unit="run",
         dynamic_ncols=is_terminal,
         mininterval=0.1 if is_terminal else 10.0,
         smoothing=0.05,
     )
-    return bar
 
 
 def _config(study: Study, options: Options) -> StudyConfig:

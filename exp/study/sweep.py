@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -45,7 +46,7 @@ class Sweep:
     """Runs one case after another, or several at a time, and keeps what they came to."""
 
     def __init__(
-        self, study: Study, seeds: Sequence[int], files: CaseFiles, progress: tqdm[None]
+        self, study: Study, seeds: Sequence[int], files: CaseFiles, progress: tqdm[Any]
     ) -> None:
         self._study, self._seeds, self._files, self._progress = study, seeds, files, progress
         self._cases: dict[str, Case] = {}
