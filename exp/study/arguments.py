@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from exp.study.catalogue import STUDIES, build_study
+from exp.study.code_version import PROJECT
 from exp.study.errors import PlanError
 from exp.study.execution import MODULES, Backend
 from exp.study.plan import Scenario, Study
@@ -112,7 +113,13 @@ def _add_place(group: Any) -> None:
         " the twin, else 1)")  # fmt: skip
     add("--ray", metavar="ADDRESS", help="run on a Ray cluster: its address, 'auto' or 'local'")
     add("--case-timeout-s", type=float, default=3_600.0, metavar="S", help="of one run")
-    add("--out", type=Path, default=Path("results"), metavar="DIR", help="(default: results)")
+    add(
+        "--out",
+        type=Path,
+        default=PROJECT / "results",
+        metavar="DIR",
+        help="(default: the project's results)",
+    )
     add(
         "--other-code",
         action="store_true",
