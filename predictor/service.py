@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
-from predictor.backends.base import Answer, Backend, BacklogAnswer
+from predictor.answers import Circumstances, backlog_prediction_of, prediction_of
+from predictor.backends.base import Answer, Backend
 from predictor.backends.fast import FastBackend
 from predictor.calibration import Calibration
 from predictor.errors import NotReady
@@ -16,13 +17,10 @@ from predictor.state.select import State, StateSelector
 from predictor.step_time.base import StepTimeModel
 from predictor.turns import Turns
 from wire.prediction import (
-    BacklogItem,
     BacklogPrediction,
     BacklogRequest,
     PredictBatchRequest,
     PredictBatchResponse,
-    Prediction,
-    PredictRequest,
 )
 from wire.snapshot import EngineLimits
 
@@ -110,8 +108,9 @@ class PredictionService:
         name = "none" if backend is None else backend.name
         took_ms = (self._timer() - began) * 1e3
         self._metrics.count_answers(len(answers), state, name, took_ms)
+        circumstances = _circumstances(standing, state)
         predictions = [
-            _prediction(question, answer, standing, state, name, took_ms)
+            prediction_of(question.request_id, answer, circumstances, name, took_ms)
             for question, answer in zip(batch.requests, answers, strict=True)
         ]
         if self._calibration is not None:
@@ -127,7 +126,8 @@ class PredictionService:
         began = self._timer()
         backend = self._loaded_backend()
         state = await self._selector.read(backlog.sent)
-        population = self._populations.find(state, backlog.sent or ()).population
+        standing = self._populations.find(state, backlog.sent or ())
+        population = standing.population
         newcomers = [to_newcomer(request, population.limits) for request in backlog.requests]
         until = None if deadline_s is None else began + deadline_s
         play = partial(backend.drain, population, newcomers, backlog.max_num_seqs)
@@ -135,7 +135,9 @@ class PredictionService:
         (answer,) = await self._turns.run([play], is_quick=False, until=until)
         took_ms = (self._timer() - began) * 1e3
         self._metrics.count_answers(len(newcomers), state, backend.name, took_ms)
-        return _backlog_prediction(backlog.requests, answer, state, took_ms)
+        return backlog_prediction_of(
+            backlog.requests, answer, _circumstances(standing, state), took_ms
+        )
 
     async def close(self) -> None:
         """Let the running what-if end and close the state sources."""
@@ -163,71 +165,16 @@ class PredictionService:
         return self._backend
 
 
-def _or_mean(quantile_s: float | None, mean_s: float) -> float:
-    """A length that is one number has no spread."""
-    return mean_s if quantile_s is None else quantile_s
-
-
-def _prediction(
-    question: PredictRequest,
-    answer: Answer,
-    standing: Standing,
-    state: State,
-    backend: str,
-    took_ms: float,
-) -> Prediction:
+def _circumstances(standing: Standing, state: State) -> Circumstances:
     population = standing.population
-    return Prediction(
-        request_id=question.request_id,
-        queue_ms=answer.queue_s * 1e3,
-        ttft_ms=answer.ttft_s * 1e3,
-        tpot_ms=answer.tpot_s * 1e3,
-        e2e_ms=answer.e2e_s * 1e3,
-        ttft_p50_ms=answer.ttft_s * 1e3,
-        ttft_p90_ms=answer.ttft_s * 1e3,
-        tpot_p50_ms=answer.tpot_s * 1e3,
-        tpot_p90_ms=answer.tpot_s * 1e3,
-        e2e_p50_ms=_or_mean(answer.e2e_p50_s, answer.e2e_s) * 1e3,
-        e2e_p90_ms=_or_mean(answer.e2e_p90_s, answer.e2e_s) * 1e3,
-        added_delay_others_ms=answer.added_delay_others_s * 1e3,
-        max_added_delay_ms=answer.max_added_delay_s * 1e3,
-        added_gap_ms=answer.added_gap_s * 1e3,
-        num_slo_broken=answer.num_slo_broken,
+    return Circumstances(
         kv_blocks_free=population.num_free_blocks,
         kv_blocks_total=population.limits.num_gpu_blocks,
         kv_blocks_wanted=standing.kv_blocks_wanted,
         num_running=len(population.running),
         num_waiting=len(population.waiting),
-        num_preempted=answer.num_preempted,
-        num_own_preemptions=answer.num_own_preemptions,
         num_unprocessed_tokens=standing.num_unprocessed_tokens,
         state_source=state.source,
         state_age_ms=state.age_ms,
         state_is_stale=state.is_stale,
-        backend=backend,
-        time_to_predict_ms=took_ms,
-    )
-
-
-def _backlog_prediction(
-    requests: Sequence[PredictRequest], answer: BacklogAnswer, state: State, took_ms: float
-) -> BacklogPrediction:
-    return BacklogPrediction(
-        requests=[
-            BacklogItem(
-                request_id=request.request_id,
-                queue_ms=met.queue_s * 1e3,
-                ttft_ms=met.ttft_s * 1e3,
-                tpot_ms=met.tpot_s * 1e3,
-                e2e_ms=met.e2e_s * 1e3,
-            )
-            for request, met in zip(requests, answer.requests, strict=True)
-        ],
-        drain_ms=answer.drain_s * 1e3,
-        added_delay_others_ms=answer.added_delay_others_s * 1e3,
-        num_slo_broken=answer.num_slo_broken,
-        state_source=state.source,
-        state_age_ms=state.age_ms,
-        state_is_stale=state.is_stale,
-        time_to_predict_ms=took_ms,
     )

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 from predictor.backends.base import Answer, BacklogAnswer
-from predictor.backends.kernel_run import KernelRunner, Rules, Run
+from predictor.backends.kernel_answers import KernelAnswers, LoadedEngine
+from predictor.backends.kernel_run import Rules
 from predictor.overlay import Population, SimulatedSequence
-from predictor.remaining import expected_remaining, quantile_at
-from predictor.simulator.kernel.cost import added_delays, count_broken, goals_of
-from predictor.simulator.kernel.layout import (
-    END,
-    MAX_NUM_SEQS,
-    NEVER,
-    REMAINING,
-    Floats,
-)
-from predictor.simulator.kernel.load import Chunks, load_population, newcomer_rows
+from predictor.simulator.kernel.cost import goals_of
+from predictor.simulator.kernel.load import Chunks, load_population
 from predictor.simulator.kernel.step_cost import chunk_s, mixed_step_s
 from predictor.simulator.kernel.vidur_state import as_vidur
-from predictor.simulator.kernel.work import OWN_PREEMPTIONS, PREEMPTIONS_MET
 from predictor.step_time.base import StepTimeModel
 from predictor.step_time.table import StepTable
 from wire.snapshot import BatchInFlight, EngineLimits
 
 
 class _Engine:
-    """What questions about the same sequences share. Times count from the end of what is in flight.
-
-    ``alone`` are the times without a newcomer, once they are known.
-    """
+    """A population as the kernel reads it, and the batches that must end before."""
 
     def __init__(self, population: Population, rules: Rules, table: StepTable) -> None:
         loaded = load_population(population)
@@ -41,12 +27,7 @@ class _Engine:
         # A decode's context has one token more in Vidur.
         extra_kv = int(rules == "sarathi")
         self.key = _key(population)
-        self.table = table
-        self.arrays = loaded.engine
-        self.size = len(loaded.engine.rows)
-        self.goals: Floats = goals_of(population, loaded.rows_of)
-        self.alone: Floats | None = None
-        self.alone_longest_step_s = 0.0
+        self.loaded = LoadedEngine(loaded.engine, goals_of(population, loaded.rows_of), table)
         self._in_flight = [
             (started_at, _batch_s(table, chunks, extra_kv))
             for started_at, chunks in loaded.in_flight
@@ -70,7 +51,8 @@ class FastBackend:
 
     def __init__(self, step_time: StepTimeModel, rules: Rules = "vllm") -> None:
         """``rules``: vLLM's scheduler, or ``sarathi`` for that of stock Vidur."""
-        self._runner = KernelRunner(rules)
+        self._rules: Rules = rules
+        self._answers = KernelAnswers(rules)
         self._step_time = step_time
         self._table: StepTable | None = None
         self._limits: EngineLimits | None = None
@@ -101,10 +83,9 @@ class FastBackend:
         engine = self._engine_of(population)
         start_s = engine.start_s(population.now)
         for newcomer in newcomers:
-            if cost_to_others:
-                yield self._answer_with_costs(engine, newcomer, start_s)
-            else:
-                yield self._answer(engine, newcomer, start_s)
+            yield self._answers.answer(
+                engine.loaded, newcomer, start_s, cost_to_others=cost_to_others
+            )
 
     def drain(
         self,
@@ -114,74 +95,15 @@ class FastBackend:
     ) -> BacklogAnswer:
         """See ``Backend``."""
         engine = self._engine_of(population)
-        start_s = engine.start_s(population.now)
-        alone = self._alone(engine)
-        rows = newcomer_rows(backlog)
-        arrays = engine.arrays
-        if max_num_seqs is not None:
-            limits = arrays.limits.copy()
-            limits[MAX_NUM_SEQS] = min(limits[MAX_NUM_SEQS], max_num_seqs)
-            arrays = arrays._replace(limits=limits)
-        run = self._runner.play(arrays, rows, engine.table, until_all=True)
-        last_s = float(run.times[:, END].max(initial=NEVER))
-        return BacklogAnswer(
-            requests=tuple(
-                _answer_of(run, engine.size + index, item.remaining_tokens, start_s)
-                for index, item in enumerate(backlog)
-            ),
-            drain_s=start_s + last_s if last_s != NEVER else 0.0,
-            added_delay_others_s=added_delays(run.times, alone)[0],
-            num_slo_broken=count_broken(run.times, alone, engine.goals, start_s),
+        return self._answers.drain(
+            engine.loaded, backlog, engine.start_s(population.now), max_num_seqs
         )
-
-    def _answer(self, engine: _Engine, newcomer: SimulatedSequence, start_s: float) -> Answer:
-        """Its own latencies; one run times every length that it may have."""
-        rows = newcomer_rows((newcomer,))
-        lengths = sorted({tokens for _, tokens in newcomer.output_quantiles})
-        if not lengths:
-            run = self._runner.play(engine.arrays, rows, engine.table, until_all=False)
-            return _answer_of(run, engine.size, newcomer.remaining_tokens, start_s)
-        rows[0, REMAINING] = lengths[0]
-        marks = np.array(lengths, dtype=np.int64)
-        run = self._runner.play(engine.arrays, rows, engine.table, until_all=False, marks=marks)
-        answer = _answer_of(run, engine.size, lengths[-1], start_s)
-        ended_s = dict(zip(lengths, run.marked_s.tolist(), strict=True))
-        return _over_lengths(answer, ended_s, newcomer, start_s)
-
-    def _answer_with_costs(
-        self, engine: _Engine, newcomer: SimulatedSequence, start_s: float
-    ) -> Answer:
-        """What it costs the others is taken for its expected length."""
-        alone = self._alone(engine)
-        rows = newcomer_rows((newcomer,))
-        run = self._runner.play(engine.arrays, rows, engine.table, until_all=True)
-        delay_s, max_delay_s = added_delays(run.times, alone)
-        gap_s = max(0.0, run.longest_step_s - engine.alone_longest_step_s)
-        num_broken = count_broken(run.times, alone, engine.goals, start_s)
-        answer = _answer_of(run, engine.size, newcomer.remaining_tokens, start_s)
-        if newcomer.output_quantiles:
-            answer = self._answer(engine, newcomer, start_s)
-        return replace(
-            answer,
-            added_delay_others_s=delay_s,
-            max_added_delay_s=max_delay_s,
-            added_gap_s=gap_s,
-            num_slo_broken=num_broken,
-        )
-
-    def _alone(self, engine: _Engine) -> Floats:
-        if engine.alone is None:
-            nobody = newcomer_rows(())
-            run = self._runner.play(engine.arrays, nobody, engine.table, until_all=True)
-            engine.alone = run.times.copy()
-            engine.alone_longest_step_s = run.longest_step_s
-        return engine.alone
 
     def _engine_of(self, population: Population) -> _Engine:
         """The arrays of these sequences: those of the last question if they are the same."""
         engine, key = self._engine, _key(population)
         if engine is None or any(a is not b for a, b in zip(engine.key, key, strict=True)):
-            engine = _Engine(population, self._runner.rules, self._table_for(population.limits))
+            engine = _Engine(population, self._rules, self._table_for(population.limits))
             self._engine = engine
         return engine
 
@@ -202,42 +124,6 @@ def _key(population: Population) -> tuple[object, ...]:
         population.in_flight,
         population.limits,
         population.num_free_blocks,
-    )
-
-
-def _answer_of(run: Run, slot: int, num_tokens: int, start_s: float) -> Answer:
-    queue_s, ttft_s, e2e_s = run.times[slot].tolist()
-    counters = run.counters
-    return Answer(
-        queue_s=start_s + queue_s,
-        ttft_s=start_s + ttft_s,
-        tpot_s=(e2e_s - ttft_s) / max(1, num_tokens - 1),
-        e2e_s=start_s + e2e_s,
-        added_delay_others_s=0.0,
-        num_preempted=counters.item(PREEMPTIONS_MET),
-        num_own_preemptions=counters.item(OWN_PREEMPTIONS),
-    )
-
-
-def _over_lengths(
-    answer: Answer, ended_s: Mapping[int, float], newcomer: SimulatedSequence, start_s: float
-) -> Answer:
-    """The answer for all lengths, of which each ends at ``ended_s``; given is that for the longest.
-
-    Time after the first token grows with the length, so its quantiles are those of the length.
-    """
-    ttft_s, points = answer.ttft_s, newcomer.output_quantiles
-    decode_s = [(p, start_s + ended_s[tokens] - ttft_s) for p, tokens in points]
-    room = newcomer.max_remaining_tokens - points[-1][1]
-    longest_s = decode_s[-1][1] + room * answer.tpot_s
-    mean_s = expected_remaining(decode_s, 0.0, longest_s)
-    mean_tokens = expected_remaining(points, 0.0, newcomer.max_remaining_tokens)
-    return replace(
-        answer,
-        tpot_s=mean_s / max(1.0, mean_tokens - 1.0),
-        e2e_s=ttft_s + mean_s,
-        e2e_p50_s=ttft_s + min(quantile_at(decode_s, 0.5), longest_s),
-        e2e_p90_s=ttft_s + min(quantile_at(decode_s, 0.9), longest_s),
     )
 
 
