@@ -68,10 +68,11 @@ def bars(axes: Axes, found: Sequence[tuple[Shown, Interval]]) -> None:
     for place, (system, interval) in enumerate(found):
         axes.barh(place, interval.value, height=0.7, **system.style.bar(system.label))
         ends = [[interval.value - interval.low], [interval.high - interval.value]]
-        axes.errorbar(
-            interval.value, place, xerr=np.clip(ends, 0, None), fmt="none", ecolor="black",
-            elinewidth=1, capsize=3,
-        )  # fmt: skip
+        for colour, width in (("white", 2.5), ("black", 1.0)):  # to be seen on dark bars, too
+            axes.errorbar(
+                interval.value, place, xerr=np.clip(ends, 0, None), fmt="none", ecolor=colour,
+                elinewidth=width, capsize=3, capthick=width,
+            )  # fmt: skip
         axes.annotate(
             f"{interval.value:.3g}", (interval.high, place), (5, 0), textcoords="offset points",
             va="center", fontsize=SMALL,

@@ -67,6 +67,15 @@ CYCLE = (
 """For things without a style of their own, the most important first."""
 
 
+_BETWEEN = (
+    (4, range(1, 10)),
+    (10, (1, 2, 3, 5, 7)),
+    (100, (1, 2, 5)),
+    (float("inf"), (1,)),
+)
+"""Labels of a decade, for scales that reach less than so many times their start."""
+
+
 def tidy(axes: Iterable[Axes]) -> None:
     """A light grid, and no frame where there are no figures."""
     for one in axes:
@@ -78,8 +87,8 @@ def plain_logs(*some: Axis) -> None:
     """Logarithmic scales labelled 0.1, 1, 10, with figures between if they are short."""
     for axis in some:
         low, high = sorted(axis.get_view_interval())
-        between = range(1, 10) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
-        axis.set_major_locator(LogLocator(subs=list(between)))
+        densest = next(subs for reach, subs in _BETWEEN if high < reach * low)
+        axis.set_major_locator(LogLocator(subs=densest))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
         axis.set_minor_formatter(NullFormatter())
 
