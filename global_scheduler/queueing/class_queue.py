@@ -51,6 +51,8 @@ class ClassQueue:
     ) -> Place | None:
         """Which of those that can go goes next; None if none can."""
         able = [place for place in self._places.values() if can_go(place.waiting)]
+        if len(able) < 2:
+            return able[0] if able else None
         overdue = [place for place in able if self.is_overdue(place)]
         if overdue:
             return min(overdue, key=lambda place: place.number)

@@ -217,26 +217,27 @@ class Holding:
         """One ticket: for an overdue request of any queue, else for the first class's next one."""
         doors = self._open_doors(rooms, view.now_s)
         view = replace(view, last_served=self._last_served)
-        found: list[tuple[_Urgency, Place, _Key]] = []
-        for key, its_doors in doors.items():
-            queue = self._queues[key]
-            place = queue.next(self.order, view, its_doors.are_open_to)
-            if place is not None:
-                is_late = queue.is_overdue(place)
-                rank = (
-                    ()
-                    if is_late
-                    else (CLASSES.index(key[1]), *self.order.rank(place.waiting, view))
-                )
-                found.append(((not is_late, rank, place.number), place, key))
+        found = [
+            (place, key)
+            for key, its_doors in doors.items()
+            if (place := self._queues[key].next(self.order, view, its_doors.are_open_to))
+        ]
         if not found:
             return None
-        _, place, key = min(found, key=lambda one: one[0])
+        place, key = found[0]
+        if len(found) > 1:
+            place, key = min(found, key=lambda one: self._urgency(*one, view))
         self._queues[key].discard(place.waiting.request_id)
         for other, its_doors in doors.items():
             self._queues[other].note_departure(place.number, its_doors.are_open_to)
         units = doors[key].units_for(place.waiting.tried)
         return Ticket(place.waiting, key[1], units, is_stolen, place.number, place.num_overtaken)
+
+    def _urgency(self, place: Place, key: _Key, view: QueueView) -> _Urgency:
+        if self._queues[key].is_overdue(place):
+            return False, (), place.number
+        rank = (CLASSES.index(key[1]), *self.order.rank(place.waiting, view))
+        return True, rank, place.number
 
     def _open_doors(
         self, rooms: Mapping[RequestClass, Sequence[Room]], now_s: float

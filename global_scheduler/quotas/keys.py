@@ -29,6 +29,10 @@ class Quotas:
     """Of every key without one of its own; None leaves those without limits."""
     by_key: dict[str, Quota]
 
+    def __bool__(self) -> bool:
+        """Whether any key has one."""
+        return self.default is not None or bool(self.by_key)
+
     def of(self, key: str) -> Quota | None:
         """The quota of a key."""
         return self.by_key.get(key, self.default)

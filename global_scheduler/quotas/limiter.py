@@ -108,9 +108,10 @@ class Limiter:
             QuotasUnknown: the store does not answer, and requests wait for it to.
         """
         reservation = Reservation(num_prompt_tokens, num_prompt_tokens + num_output_tokens)
-        key = key_id(exchange.header(b"authorization"))
-        quota = self.quotas.of(key)
-        slot = None
+        key, quota, slot = "", None, None
+        if self.quotas:
+            key = key_id(exchange.header(b"authorization"))
+            quota = self.quotas.of(key)
         if quota is not None:
             slot = await self._admit(exchange, key, quota, reservation.num_expected_tokens)
         try:
