@@ -41,7 +41,8 @@ from exp.fleet.local import emulated_plan
 from exp.fleet.plan import Plan
 from exp.fleet.supervisor import Supervisor
 from exp.fleet.temporary import PORT_OFFSET, supervised_fleet
-from exp.soaking.admin import Admin, switch
+from exp.gateway_admin import Admin
+from exp.soaking.admin import switch
 from exp.soaking.clients import Tally, ask
 from exp.soaking.memory import try_growth
 from exp.soaking.trouble import Trouble

@@ -16,9 +16,11 @@ from global_scheduler.errors import Forbidden, Unauthorized
 from global_scheduler.health import HealthChecker
 from global_scheduler.lengths import Lengths
 from global_scheduler.policies import POLICIES
-from global_scheduler.settings import PolicyName
+from global_scheduler.settings import GatewaySettings, PolicyName
 from global_scheduler.slo import parse_goal_defaults
 from global_scheduler.units import Unit, UnitRegistry, new_unit
+
+SECRET_SETTINGS = ("api_key", "engine_api_key", "admin_token", "redis_url")
 
 
 class UnitIn(BaseModel):
@@ -85,6 +87,18 @@ def admin_router(
     async def show_lengths() -> dict[str, Any]:
         """What the length estimates have learnt, and how often the model answered."""
         return lengths.state()
+
+    return router
+
+
+def settings_router(settings: GatewaySettings, guard: Any) -> APIRouter:
+    """The route ``/admin/settings``."""
+    router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[guard])
+
+    @router.get("/settings")
+    async def show_settings() -> dict[str, Any]:
+        """What the gateway was started with, but for what is secret."""
+        return settings.model_dump(mode="json", exclude=set(SECRET_SETTINGS))
 
     return router
 

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from global_scheduler.admin import admin_router, require_token
+from global_scheduler.admin import admin_router, require_token, settings_router
 from global_scheduler.assembly import KEEPALIVE_S, Foundation, Parts, secret
 from global_scheduler.dashboard import dashboard_router
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
@@ -91,6 +91,7 @@ class App:
                 self.units, parts.routing, parts.log, parts.health, self._base.lengths, guard
             )
         )
+        self._control.include_router(settings_router(settings, guard))
         self._control.include_router(parts.pools.router(guard))
         controller = parts.provisioning.controller
         self._control.include_router(provisioning_router(controller, time.monotonic, guard))

@@ -65,12 +65,15 @@ class Reply(abc.ABC):
     def _event(self, fields: dict[str, Any]) -> bytes:
         return b"data: " + _encode({**self._head, "object": self.chunk_object, **fields}) + b"\n\n"
 
-    def _usage(self) -> dict[str, int]:
-        num_prompt, num_output = self._generation.seq.num_prompt_tokens, self._generation.num_tokens
+    def _usage(self) -> dict[str, Any]:
+        """As vLLM has it with ``--enable-prompt-tokens-details``."""
+        seq, num_output = self._generation.seq, self._generation.num_tokens
+        num_prompt = seq.num_prompt_tokens
         return {
             "prompt_tokens": num_prompt,
             "total_tokens": num_prompt + num_output,
             "completion_tokens": num_output,
+            "prompt_tokens_details": {"cached_tokens": seq.num_cached_tokens},
         }
 
     def _end_fields(self, finish_reason: str | None) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,6 +31,17 @@ EMULATED_NOISE = 0.05
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatedUnit:
+    """An engine that is emulated, and its sidecar."""
+
+    name: str
+    gpu: str = EMULATED_GPU
+    model_config: str = EMULATED_MODEL_CONFIG
+    speed: float = 1.0
+    """Divides the engine's step times, which its sidecar is not told."""
+
+
 def emulated_plan(
     num_units: int,
     speed: float,
@@ -40,12 +52,32 @@ def emulated_plan(
 
     ``gateway_options`` are settings of the gateway by their names: ``{"queue_order": "sjf"}``.
     """
-    parts = []
-    for index in range(num_units):
-        engine = _emulator(index, speed, port_offset)
-        parts += [engine, _sidecar(index, engine, EMULATED_MODEL_CONFIG, EMULATED_GPU, port_offset)]
-    label = f"{num_units} emulated units, speed {speed:g}, gateway on {GATEWAY_PORT + port_offset}"
+    units = [EmulatedUnit(name=f"unit-{index + 1}", speed=speed) for index in range(num_units)]
+    return emulated_units_plan(
+        units, port_offset, gateway_options, label=f"{num_units} emulated units, speed {speed:g}"
+    )
+
+
+def emulated_units_plan(
+    units: Sequence[EmulatedUnit],
+    port_offset: int,
+    gateway_options: Mapping[str, str] = NO_OPTIONS,
+    label: str = "emulated units",
+) -> Plan:
+    """The same for units that need not be equal."""
+    parts = [
+        part
+        for index, unit in enumerate(units)
+        for part in emulated_unit_parts(index, unit, port_offset)
+    ]
+    label = f"{label}, gateway on {GATEWAY_PORT + port_offset}"
     return Plan(label=label, parts=(*parts, _gateway(parts, port_offset, gateway_options)))
+
+
+def emulated_unit_parts(index: int, unit: EmulatedUnit, port_offset: int) -> tuple[Part, Part]:
+    """Engine and sidecar; the unit's index decides its ports."""
+    engine = _emulator(index, unit, port_offset)
+    return engine, _sidecar(index, engine, unit.model_config, unit.gpu, port_offset)
 
 
 def vllm_cpu_plan(
@@ -98,21 +130,20 @@ def _vllm_cpu(index: int, port_offset: int) -> Part:
     )
 
 
-def _emulator(index: int, speed: float, port_offset: int) -> Part:
-    name = f"unit-{index + 1}"
+def _emulator(index: int, unit: EmulatedUnit, port_offset: int) -> Part:
     port = FIRST_ENGINE_PORT + index + port_offset
     options = {
         "--port": str(port),
-        "--model-config": EMULATED_MODEL_CONFIG,
-        "--gpu": EMULATED_GPU,
+        "--model-config": unit.model_config,
+        "--gpu": unit.gpu,
         "--noise": str(EMULATED_NOISE),
         # The same for all: an answer's length must not depend on which unit gives it.
         "--seed": str(EMULATED_SEED),
-        "--speed": str(speed),
-        "--engine-id": _engine_id(name, port),
+        "--speed": str(unit.speed),
+        "--engine-id": _engine_id(unit.name, port),
     }
     command = _python_module("exp.emulator", options)
-    return Part(role="engine", name=name, command=command, url=_local_url(port))
+    return Part(role="engine", name=unit.name, command=command, url=_local_url(port))
 
 
 def _sidecar(index: int, engine: Part, model_config: str, gpu: str, port_offset: int) -> Part:

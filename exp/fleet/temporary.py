@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from exp.fleet.display import Display, TerminalDisplay
-from exp.fleet.health import wait_for_units
+from exp.fleet.health import is_port_free, wait_for_units
+from exp.fleet.local import FIRST_ENGINE_PORT, FIRST_SIDECAR_PORT, GATEWAY_PORT
 from exp.fleet.plan import Plan
 from exp.fleet.state import Store
 from exp.fleet.supervisor import Supervisor
@@ -18,6 +20,18 @@ PROJECT = Path(__file__).resolve().parents[2]
 PORT_OFFSET = 1_000
 """Plans made with it take no port of a fleet with the usual ones."""
 START_TIMEOUT_S = 600.0
+OFFSETS = range(2_000, 22_000, 10)
+"""Below the ports that clients are given."""
+
+
+def free_port_offset(num_units: int, rng: random.Random) -> int:
+    """One with which a plan of so many units takes no port that is in use."""
+    firsts = (FIRST_ENGINE_PORT, FIRST_SIDECAR_PORT)
+    ports = [GATEWAY_PORT, *(first + index for first in firsts for index in range(num_units))]
+    while True:
+        offset = rng.choice(OFFSETS)
+        if all(is_port_free(port + offset) for port in ports):
+            return offset
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from exp.fleet.plan import Plan, Role
 from exp.fleet.state import StartedPart
 from exp.fleet.supervisor import Supervisor
-from exp.soaking.admin import Admin
+from exp.gateway_admin import Admin
 
 Wait = Callable[[float], None]
 

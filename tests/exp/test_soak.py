@@ -7,7 +7,8 @@ import random
 import anyio.to_thread
 import pytest
 
-from exp.soaking.admin import Admin, switch
+from exp.gateway_admin import Admin
+from exp.soaking.admin import switch
 from exp.soaking.clients import Tally, try_problem
 from exp.soaking.memory import try_growth
 from exp.soaking.questions import Question, draw

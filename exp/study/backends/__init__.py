@@ -1,0 +1,1 @@
+"""Where runs of a study take place beside the twin."""
