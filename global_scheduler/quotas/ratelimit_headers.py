@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from global_scheduler.quotas.window import Quota, Usage, reset_s
 from global_scheduler.engine_http import RawHeaders
+from global_scheduler.quotas.window import Quota, Usage, reset_s
 
 
 def ratelimit_headers(quota: Quota, usage: Usage) -> RawHeaders:
