@@ -121,8 +121,9 @@ def _capacities(
     system: Shown,
     limit_s: float,
 ) -> list[Spot]:
-    found = [(sizes[one.name], view.capacity_per_s(one, system, limit_s)) for one in scenarios]
-    return sorted((Spot(size, per_s) for size, per_s in found if per_s), key=lambda spot: spot.x)
+    found = [(sizes[one.name], view.capacity(one, system, limit_s)) for one in scenarios]
+    spots = [Spot(size, one.per_s) for size, one in found if one and one.per_s]
+    return sorted(spots, key=lambda spot: spot.x)
 
 
 def _draw_ideal(axes: Axes) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.command import draw_study
 from analysis.curves import E2E_MEAN, TTFT_P99, against_rate, bars, legend, name_rows
 from analysis.style import GREY, LIGHT_GREY, NAVY, SMALL, Style
-from analysis.view import Columns, Drawn, NothingToDraw, View, present
+from analysis.view import Columns, Drawn, NothingToDraw, View
 from exp.study.case import Fleet
 from exp.study.plan import Scenario
 
@@ -43,7 +43,7 @@ def _draw(view: View, scenario: Scenario, name: str) -> Drawn:
     against_rate(ttft, view, scenario, TTFT_P99, systems)
     against_rate(e2e, view, scenario, E2E_MEAN, systems)
     limit_s = min(view.results.config.study.capacity_ttft_s, default=0.0)
-    found = present(systems, lambda one: view.capacity_per_s(scenario, one, limit_s))
+    found = view.capacities(scenario, limit_s)
     if found:
         bars(capacity, found)
         capacity.set_xlabel("capacity (requests/s)")

@@ -22,6 +22,7 @@ from analysis import (
     po2_plot,
     pools_plot,
     prediction_error_plot,
+    provision_plot,
 )
 from analysis.command import UNUSABLE, add_study_options
 from analysis.report_tables import (
@@ -44,6 +45,7 @@ PLOTS: Mapping[str, Callable[[View], list[Drawn]]] = {
     "llumnix_comparison_plot": llumnix_comparison_plot.draw,
     "pools_plot": pools_plot.draw,
     "hetero_plot": hetero_plot.draw,
+    "provision_plot": provision_plot.draw,
     "cpu_overhead_plot": cpu_overhead_plot.draw,
 }
 """By the names that studies call them by; all are tried for a study that names none."""

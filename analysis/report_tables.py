@@ -41,14 +41,18 @@ class Column(NamedTuple):
     factor: float = 1.0
 
 
+OF_CLASSES = (
+    Column("short: TTFT p99, s", "short.ttft_ms.p99", SECONDS),
+    Column("long: TTFT p99, s", "long.ttft_ms.p99", SECONDS),
+)
+"""Shown together or not at all."""
 LATENCIES = (
     Column("answered, %", "all.answered_share", 100),
     Column("within goals, %", "all.good_share", 100),
     Column("answers/s", "all.throughput_per_s"),
     Column("TTFT p50, s", "all.ttft_ms.p50", SECONDS),
     Column("TTFT p99, s", "all.ttft_ms.p99", SECONDS),
-    Column("short: TTFT p99, s", "short.ttft_ms.p99", SECONDS),
-    Column("long: TTFT p99, s", "long.ttft_ms.p99", SECONDS),
+    *OF_CLASSES,
     Column("TPOT p50, ms", "all.tpot_ms.p50"),
     Column("TPOT p99, ms", "all.tpot_ms.p99"),
     Column("E2E mean, s", "all.e2e_ms.mean", SECONDS),
@@ -120,6 +124,8 @@ def point_tables(view: View, columns: Sequence[Column]) -> Iterator[Table]:
         points = view.points(scenario)
         measured = {name for point in points for name, one in point.figures.items() if one.high}
         shown = [column for column in columns if column.figure in measured]
+        if len({column.figure for column in OF_CLASSES} & measured) < len(OF_CLASSES):
+            shown = [column for column in shown if column not in OF_CLASSES]
         if points and shown:
             yield Table(
                 view.label(scenario.label),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -135,12 +135,19 @@ class View:
                 return one
         return None
 
-    def capacity_per_s(
-        self, scenario: Scenario, system: Shown, ttft_limit_s: float
-    ) -> Interval | None:
-        """Its mean over seeds, if all have one."""
-        found = self.capacity(scenario, system, ttft_limit_s)
-        return found.per_s if found else None
+    def found_at(
+        self, scenario: Scenario, rate_per_s: float, figure: str
+    ) -> list[tuple[Shown, Interval]]:
+        """A figure at one rate, of the systems that have it."""
+        systems = self.systems(scenario)
+        found = [(one, self.at(scenario, one, figure, rate_per_s)) for one in systems]
+        return [(one, interval) for one, interval in found if interval is not None]
+
+    def capacities(self, scenario: Scenario, ttft_limit_s: float) -> list[tuple[Shown, Interval]]:
+        """Means over seeds, of the systems that have one on every seed."""
+        systems = self.systems(scenario)
+        found = [(one, self.capacity(scenario, one, ttft_limit_s)) for one in systems]
+        return [(one, capacity.per_s) for one, capacity in found if capacity and capacity.per_s]
 
     def rates(self, scenario: Scenario) -> list[float]:
         """At which there are points."""
@@ -220,13 +227,6 @@ def _array(column: Any) -> npt.NDArray[Any]:
 
 def _known_styles(systems: Iterable[System]) -> list[Style]:
     return [KNOWN[one.name] for one in systems if one.name in KNOWN]
-
-
-def present(
-    systems: Sequence[Shown], find: Callable[[Shown], Interval | None]
-) -> list[tuple[Shown, Interval]]:
-    """Of the systems that have it."""
-    return [(one, found) for one in systems if (found := find(one)) is not None]
 
 
 def scaled(interval: Interval, factor: float) -> Interval:
