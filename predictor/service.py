@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from predictor.answers import Circumstances, backlog_prediction_of, prediction_of
-from predictor.backends.base import Answer, Backend
+from predictor.backends.base import NO_LATENCIES, Answer, Backend
 from predictor.backends.fast import FastBackend
 from predictor.calibration import Calibration
 from predictor.errors import NotReady
@@ -24,9 +24,6 @@ from wire.prediction import (
 )
 from wire.snapshot import EngineLimits
 
-NO_LATENCIES = Answer(
-    queue_s=0.0, ttft_s=0.0, tpot_s=0.0, e2e_s=0.0, added_delay_others_s=0.0, num_preempted=0
-)
 MAX_QUICK_SEQS = 1024
 """Even a compiled what-if of more sequences takes milliseconds: too long for the event loop."""
 

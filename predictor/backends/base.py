@@ -39,6 +39,12 @@ class Answer:
     e2e_p90_s: float | None = None
 
 
+NO_LATENCIES = Answer(
+    queue_s=0.0, ttft_s=0.0, tpot_s=0.0, e2e_s=0.0, added_delay_others_s=0.0, num_preempted=0
+)
+"""Where nothing was simulated."""
+
+
 @dataclass(frozen=True, slots=True)
 class BacklogAnswer:
     """How a unit would work off a backlog; seconds from the population's ``now``."""

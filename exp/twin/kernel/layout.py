@@ -44,10 +44,15 @@ NUM_ENGINE_COLUMNS = 14
 
 # Columns of `clocks`, in seconds.
 STARTED_S = 0
-"""When the batch in flight was started."""
+"""When the batch in flight was started, or when the engine ran out of work."""
 ENDS_S = 1
-"""Infinite without one."""
-NUM_CLOCKS = 2
+"""Infinite without a batch."""
+EXPORT_EVERY_S = 2
+"""The least time between two exports of the state that nobody asks for; 0 for none of these."""
+EXPORTED_S = 3
+EXPORT_STARTED_S = 4
+"""``STARTED_S`` then."""
+NUM_CLOCKS = 5
 
 # Columns of `seqs`.
 INDEX = 0
@@ -103,6 +108,21 @@ AFTER = 4
 """In the ring of free blocks."""
 NUM_BLOCK_COLUMNS = 5
 
+# Columns of `export_heads`.
+EXPORT_RUNNING = 0
+"""Rows of running sequences, which come first."""
+EXPORT_WAITING = 1
+EXPORT_LEFT_OUT = 2
+"""Waiting sequences beyond those."""
+EXPORT_FREE = 3
+EXPORT_HAS_BATCH = 4
+EXPORT_VERSION = 5
+"""``CHANGES`` when the state was exported."""
+NUM_EXPORT_HEADS = 6
+
+MAX_EXPORTED_WAITING = 256
+"""As in vLLM's plug-in."""
+
 # Places in `counters`.
 FREE_SLOT = 0
 """The first free slot, or NONE."""
@@ -146,7 +166,7 @@ class StepTables(NamedTuple):
 
 
 class Fleet(NamedTuple):
-    """All engines; every array is written in place but for ``seqs`` and ``hashes``, which grow."""
+    """All engines. Every array is written in place but for ``seqs`` and ``hashes``, which grow."""
 
     limits: Ints
     """[unit, place], as in ``predictor/simulator/kernel/layout.py``."""
@@ -166,5 +186,8 @@ class Fleet(NamedTuple):
     factors: Floats
     """[unit, place]: noise of step durations, used in turn."""
     steps: StepTables
+    exports: Ints
+    """[unit, row]: sequences as the engine last told of them, columns as in ``seqs``."""
+    export_heads: Ints
     counters: Ints
     events: Ints

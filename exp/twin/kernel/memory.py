@@ -18,6 +18,7 @@ from exp.twin.kernel.layout import (
     FREE_SLOT,
     HASH,
     LAST_WAITING,
+    MAX_EXPORTED_WAITING,
     NEXT,
     NO_HASH,
     NONE,
@@ -27,6 +28,7 @@ from exp.twin.kernel.layout import (
     NUM_COUNTERS,
     NUM_ENGINE_COLUMNS,
     NUM_EVENT_COLUMNS,
+    NUM_EXPORT_HEADS,
     NUM_FREE,
     NUM_HASHES,
     NUM_SEQ_COLUMNS,
@@ -66,6 +68,10 @@ def make_fleet(
         hashes=np.zeros(_FIRST_HASHES, dtype=np.int64),
         factors=factors,
         steps=_pad(_unique(tables)),
+        exports=np.zeros(
+            (len(limits), max(most_seqs) + MAX_EXPORTED_WAITING, NUM_SEQ_COLUMNS), dtype=np.int64
+        ),
+        export_heads=np.full((len(limits), NUM_EXPORT_HEADS), NONE, dtype=np.int64),
         counters=np.zeros(NUM_COUNTERS, dtype=np.int64),
         events=np.zeros((2 * max(most_seqs), NUM_EVENT_COLUMNS), dtype=np.int64),
     )

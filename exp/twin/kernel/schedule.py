@@ -11,6 +11,7 @@ from exp.twin.kernel.layout import (
     CHUNK,
     COMPUTED,
     FIRST_WAITING,
+    HIT,
     KEPT,
     NONE,
     NUM_BLOCKS,
@@ -109,6 +110,7 @@ def preempt(fleet: Fleet, unit: int, place: int) -> int:
     count = seqs[slot, CHUNK]
     stop_running(fleet, unit, place)
     seqs[slot, STATE] = PREEMPTED
+    seqs[slot, HIT] = NONE
     seqs[slot, PREEMPTIONS] += 1
     enqueue(fleet, unit, slot, True)
     return count

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exp.twin.kernel.export import export_state
 from exp.twin.kernel.layout import (
     ABORTED,
     CACHED_TOKENS,
@@ -23,6 +24,8 @@ from exp.twin.kernel.layout import (
     EVENT_OUTPUT_TOKENS,
     EVENT_PREEMPTIONS,
     EVENT_UNIT,
+    EXPORT_EVERY_S,
+    EXPORTED_S,
     FIRST_TOKEN,
     FREE_SLOT,
     GRANULARITY,
@@ -124,7 +127,9 @@ def free_slot(fleet: Fleet, slot: int) -> None:
 def _start_step(fleet: Fleet, unit: int, now_s: float) -> None:
     """Schedule the next batch, if there is any; steps that only preempt take no time."""
     engines, clocks = fleet.engines, fleet.clocks
-    clocks[unit, ENDS_S] = np.inf
+    if clocks[unit, ENDS_S] != np.inf:
+        clocks[unit, STARTED_S] = now_s
+        clocks[unit, ENDS_S] = np.inf
     if engines[unit, NUM_RUNNING] + engines[unit, NUM_WAITING] == 0:
         return
     duration_s = _NO_TOKENS
@@ -135,6 +140,9 @@ def _start_step(fleet: Fleet, unit: int, now_s: float) -> None:
         duration_s = _duration_s(fleet, unit)
     clocks[unit, STARTED_S] = now_s
     clocks[unit, ENDS_S] = now_s + duration_s
+    every_s = clocks[unit, EXPORT_EVERY_S]
+    if every_s > 0.0 and now_s - clocks[unit, EXPORTED_S] >= every_s:
+        export_state(fleet, unit, now_s)
 
 
 @inlined

@@ -1,0 +1,356 @@
+"""Lays what a gateway has sent over what an engine tells, as arrays for the what-if kernel.
+
+The rules are those of ``build_population`` in ``predictor/overlay.py`` and of
+``predictor/simulator/kernel/load.py``, for at most one batch in flight.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from exp.twin.kernel import beliefs as believed
+from exp.twin.kernel.beliefs import (
+    CACHED_TOKENS,
+    EXPECTED_TOKENS,
+    FIRST_TOKEN_S,
+    HAS_FIRST_TOKEN,
+    MATCHED,
+    NUM_POINTS,
+    SENT_S,
+    Beliefs,
+)
+from exp.twin.kernel.blocks import blocks_of
+from exp.twin.kernel.export import export_state
+from exp.twin.kernel.layout import (
+    ARRIVAL,
+    CHANGES,
+    CHUNK,
+    COMPUTED,
+    EXPORT_EVERY_S,
+    EXPORT_FREE,
+    EXPORT_HAS_BATCH,
+    EXPORT_LEFT_OUT,
+    EXPORT_RUNNING,
+    EXPORT_VERSION,
+    EXPORT_WAITING,
+    EXPORTED_S,
+    HIT,
+    INDEX,
+    MAX_TOKENS,
+    NONE,
+    NUM_BLOCKS,
+    PRIORITY,
+    PROMPT,
+    TOKENS,
+    Fleet,
+)
+from exp.twin.kernel.lengths import remaining_tokens
+from predictor.overlay import DEFAULT_OUTPUT_TOKENS, MAX_UNSEEN_AGE_MS
+from predictor.simulator.kernel import cost
+from predictor.simulator.kernel import layout as kernel
+from predictor.simulator.kernel.compiled import entry, forget_outdated, inlined, seldom
+from predictor.simulator.kernel.layout import Floats, Ints
+from predictor.simulator.kernel.step_cost import chunk_s, mixed_step_s
+from predictor.step_time.table import StepTable
+
+_AFTER_ALL = 1 << 39
+"""By arrival: what the engine has not seen, which comes before any newcomer of ``load.py``."""
+
+# Places in `figures`.
+NUM_ROWS = 0
+ROWS_RUNNING = 1
+"""Rows of running sequences."""
+ROWS_FREE = 2
+"""Free blocks when the batch in flight has ended."""
+BLOCKS_WANTED = 3
+UNPROCESSED_TOKENS = 4
+SEQS_RUNNING = 5
+"""Before the batch in flight has ended."""
+SEQS_WAITING = 6
+HAS_GOALS = 7
+NUM_FIGURES = 8
+
+
+class Population(NamedTuple):
+    """Room for one engine's sequences as the kernel reads them."""
+
+    limits: Ints
+    rows: Ints
+    goals: Floats
+    figures: Ints
+
+
+def make_population(limits: Ints, num_rows: int) -> Population:
+    """Of an engine with these limits, for up to ``num_rows`` sequences."""
+    return Population(
+        limits=limits.copy(),
+        rows=np.zeros((num_rows, kernel.NUM_COLUMNS), dtype=np.int64),
+        goals=np.zeros((num_rows, cost.NUM_GOAL_COLUMNS)),
+        figures=np.zeros(NUM_FIGURES, dtype=np.int64),
+    )
+
+
+@entry
+def refresh(fleet: Fleet, unit: int, now_s: float) -> int:
+    """Let an engine export its state if that is due; the version of what it last told."""
+    head = fleet.export_heads[unit]
+    if head[EXPORT_VERSION] != fleet.engines[unit, CHANGES]:
+        age_s = now_s - fleet.clocks[unit, EXPORTED_S]
+        if head[EXPORT_VERSION] == NONE or age_s >= fleet.clocks[unit, EXPORT_EVERY_S]:
+            export_state(fleet, unit, now_s)
+    return head[EXPORT_VERSION]
+
+
+@entry
+def lay_out(
+    fleet: Fleet,
+    unit: int,
+    beliefs: Beliefs,
+    num_beliefs: int,
+    table: StepTable,
+    now_s: float,
+    population: Population,
+) -> float:
+    """Fill the population; seconds that the batch in flight takes in all, 0 without one."""
+    head, figures = fleet.export_heads[unit], population.figures
+    figures[:] = 0
+    num_running = head[EXPORT_RUNNING]
+    num_rows = num_running + head[EXPORT_WAITING]
+    for row in range(num_rows):
+        _lay_known(fleet, unit, row, beliefs, now_s, population)
+    for place in range(num_beliefs):
+        belief = beliefs.order[place]
+        if _is_unseen(beliefs, belief, now_s, head[EXPORT_LEFT_OUT] > 0):
+            _lay_unseen(beliefs, belief, num_rows, now_s, population)
+            num_rows += 1
+        beliefs.facts[belief, MATCHED] = 0
+    figures[NUM_ROWS] = num_rows
+    figures[SEQS_RUNNING] = num_running
+    figures[SEQS_WAITING] = num_rows - num_running
+    _sum_up(population, num_running)
+    _share_blocks(fleet, unit, population)
+    duration_s = _batch_s(fleet, unit, table) if head[EXPORT_HAS_BATCH] else 0.0
+    _end_batch(fleet, unit, population)
+    if population.limits[kernel.BY_PRIORITY] == 1:
+        _sort_by_priority(population)
+    return duration_s
+
+
+@seldom
+def _lay_known(
+    fleet: Fleet, unit: int, row: int, beliefs: Beliefs, now_s: float, population: Population
+) -> None:
+    """A sequence of the engine's; what to expect of it is what its gateway has told, if any."""
+    seq, limits = fleet.exports[unit, row], population.limits
+    index = seq[INDEX]
+    belief = beliefs.row_of[index] if index < beliefs.row_of.size else NONE
+    prompt, tokens = seq[PROMPT], seq[TOKENS]
+    most = min(seq[MAX_TOKENS], limits[kernel.MAX_MODEL_LEN] - prompt)
+    expected, num_points = DEFAULT_OUTPUT_TOKENS, 0
+    if belief != NONE:
+        beliefs.facts[belief, MATCHED] = 1
+        expected = beliefs.numbers[belief, EXPECTED_TOKENS]
+        num_points = beliefs.facts[belief, NUM_POINTS]
+    points = beliefs.points[max(belief, 0)]
+    remaining = remaining_tokens(expected, points, num_points, tokens - prompt, most)
+    computed = seq[COMPUTED]
+    if row >= fleet.export_heads[unit, EXPORT_RUNNING]:
+        computed = _prefix_hit(seq[HIT], tokens, limits)
+    _write_row(population.rows[row], tokens, computed, remaining, max(1, most - tokens + prompt))
+    population.rows[row, kernel.PRIORITY] = seq[PRIORITY]
+    population.rows[row, kernel.ARRIVAL] = seq[ARRIVAL]
+    population.rows[row, kernel.PROMPT] = prompt
+    _lay_goals(beliefs, belief, population, row, now_s)
+
+
+@inlined
+def _is_unseen(beliefs: Beliefs, belief: int, now_s: float, is_cut: bool) -> bool:
+    """Does the engine not know it yet? It has ended since if it has a first token, and is lost if
+    too old, but for queues whose end is left out."""
+    facts = beliefs.facts[belief]
+    if facts[MATCHED] == 1 or facts[HAS_FIRST_TOKEN] == 1:
+        return False
+    return is_cut or (now_s - beliefs.numbers[belief, SENT_S]) * 1e3 <= MAX_UNSEEN_AGE_MS
+
+
+@seldom
+def _lay_unseen(
+    beliefs: Beliefs, belief: int, row: int, now_s: float, population: Population
+) -> None:
+    """A request that waits at the queue's end, cut to what the engine could hold of it alone."""
+    facts, limits = beliefs.facts[belief], population.limits
+    most_blocks = limits[kernel.NUM_BLOCKS] * limits[kernel.BLOCK_SIZE]
+    room = min(limits[kernel.MAX_MODEL_LEN], most_blocks)
+    prompt = max(1, min(facts[believed.PROMPT], room - 1))
+    most = room - prompt
+    if facts[believed.MAX_TOKENS] != NONE:
+        most = min(most, facts[believed.MAX_TOKENS])
+    most = max(1, most)
+    expected = beliefs.numbers[belief, EXPECTED_TOKENS]
+    remaining = remaining_tokens(expected, beliefs.points[belief], facts[NUM_POINTS], 0, most)
+    computed = 0
+    if limits[kernel.PREFIX_CACHING] == 1:
+        computed = _prefix_hit(facts[CACHED_TOKENS], prompt, limits)
+    _write_row(population.rows[row], prompt, computed, remaining, most)
+    population.rows[row, kernel.PRIORITY] = facts[believed.PRIORITY]
+    population.rows[row, kernel.ARRIVAL] = _AFTER_ALL + row
+    population.rows[row, kernel.PROMPT] = prompt
+    _lay_goals(beliefs, belief, population, row, now_s)
+
+
+@inlined
+def _write_row(row: Ints, tokens: int, computed: int, remaining: int, most: int) -> None:
+    row[kernel.TOKENS] = tokens
+    row[kernel.COMPUTED] = computed
+    row[kernel.REMAINING] = remaining
+    row[kernel.ENDS_BY_LENGTH] = remaining >= most
+    row[kernel.SHARED_BLOCKS] = 0
+
+
+@inlined
+def _prefix_hit(num_cached_tokens: int, num_tokens: int, limits: Ints) -> int:
+    cached = min(num_cached_tokens, num_tokens - 1)
+    return max(0, cached - cached % limits[kernel.BLOCK_SIZE])
+
+
+@inlined
+def _lay_goals(
+    beliefs: Beliefs, belief: int, population: Population, row: int, now_s: float
+) -> None:
+    goals = population.goals[row]
+    output = population.rows[row, kernel.TOKENS] - population.rows[row, kernel.PROMPT]
+    goals[cost.OUTPUT_TOKENS] = output + population.rows[row, kernel.REMAINING]
+    goals[cost.TTFT_GOAL_S] = np.inf
+    goals[cost.TPOT_GOAL_S] = np.inf
+    goals[cost.AGE_S] = 0.0
+    goals[cost.FIRST_TOKEN_AGE_S] = np.nan
+    if belief != NONE:
+        numbers = beliefs.numbers[belief]
+        goals[cost.TTFT_GOAL_S] = numbers[believed.TTFT_GOAL_S]
+        goals[cost.TPOT_GOAL_S] = numbers[believed.TPOT_GOAL_S]
+        goals[cost.AGE_S] = now_s - numbers[SENT_S]
+        goals[cost.FIRST_TOKEN_AGE_S] = now_s - numbers[FIRST_TOKEN_S]
+    if goals[cost.TTFT_GOAL_S] < np.inf or goals[cost.TPOT_GOAL_S] < np.inf:
+        population.figures[HAS_GOALS] = 1
+
+
+@inlined
+def _sum_up(population: Population, num_running: int) -> None:
+    figures, block_size = population.figures, population.limits[kernel.BLOCK_SIZE]
+    for index in range(figures[NUM_ROWS]):
+        row = population.rows[index]
+        left = max(1, row[kernel.TOKENS] - row[kernel.COMPUTED])
+        figures[UNPROCESSED_TOKENS] += left + row[kernel.REMAINING] - 1
+        if index >= num_running:
+            figures[BLOCKS_WANTED] += blocks_of(row[kernel.TOKENS], block_size)
+
+
+@inlined
+def _held(fleet: Fleet, unit: int, row: int, block_size: int) -> int:
+    """Blocks of a running sequence that serve its tokens."""
+    seq = fleet.exports[unit, row]
+    return min(seq[NUM_BLOCKS], blocks_of(seq[COMPUTED] + seq[CHUNK], block_size))
+
+
+@seldom
+def _share_blocks(fleet: Fleet, unit: int, population: Population) -> None:
+    """What running sequences hold beyond the used blocks is prefixes in common."""
+    limits, rows = population.limits, population.rows
+    block_size, num_running = limits[kernel.BLOCK_SIZE], population.figures[SEQS_RUNNING]
+    shared = fleet.export_heads[unit, EXPORT_FREE] - limits[kernel.NUM_BLOCKS]
+    num_prefixes, most_prefixes = 0, 0
+    for row in range(num_running):
+        held = _held(fleet, unit, row, block_size)
+        shared += held
+        prefix = min(held, rows[row, kernel.PROMPT] // block_size)
+        num_prefixes += prefix
+        most_prefixes = max(most_prefixes, prefix)
+    if shared <= 0:
+        return
+    is_prefix = num_prefixes - most_prefixes >= shared
+    longest = 0
+    for row in range(num_running):
+        most = _held(fleet, unit, row, block_size)
+        if is_prefix:
+            most = min(most, rows[row, kernel.PROMPT] // block_size)
+        borrowed = min(shared, most, longest)
+        rows[row, kernel.SHARED_BLOCKS] = borrowed
+        shared -= borrowed
+        longest = max(longest, most)
+
+
+@seldom
+def _batch_s(fleet: Fleet, unit: int, table: StepTable) -> float:
+    """Seconds that the batch in flight takes by the sidecar's own step times."""
+    num_decodes, decode_kv, num_prefills, tokens, kv, attention, grid_s = 0, 0, 0, 0, 0, 0.0, 0.0
+    for row in range(fleet.export_heads[unit, EXPORT_RUNNING]):
+        count, context = fleet.exports[unit, row, CHUNK], fleet.exports[unit, row, COMPUTED]
+        if count == 1:
+            num_decodes += 1
+            decode_kv += context
+        elif count > 1:
+            num_prefills += 1
+            tokens += count
+            kv += context
+            attention += count * (context + 0.5 * count)
+            grid_s += chunk_s(table, count, context)
+    return mixed_step_s(table, num_decodes, decode_kv, num_prefills, tokens, kv, attention, grid_s)
+
+
+@seldom
+def _end_batch(fleet: Fleet, unit: int, population: Population) -> None:
+    """Count the tokens of the batch in flight, and drop the rows that end with it."""
+    limits, rows, figures = population.limits, population.rows, population.figures
+    block_size, free = limits[kernel.BLOCK_SIZE], fleet.export_heads[unit, EXPORT_FREE]
+    num_kept, num_running, num_first = 0, 0, 0
+    limits[kernel.HITS_END] = free
+    for index in range(figures[NUM_ROWS]):
+        row, is_running = rows[index], index < figures[SEQS_RUNNING]
+        count = fleet.exports[unit, index, CHUNK] if is_running else 0
+        if count > 0:
+            row[kernel.COMPUTED] += count
+            if row[kernel.COMPUTED] >= row[kernel.TOKENS]:
+                row[kernel.TOKENS] += 1
+                row[kernel.REMAINING] -= 1
+            if row[kernel.REMAINING] == 0:
+                num_full = row[kernel.COMPUTED] // block_size
+                has_rest = num_full * block_size < row[kernel.COMPUTED]
+                free += num_full + has_rest - row[kernel.SHARED_BLOCKS]
+                num_first += has_rest  # a block that is not full is taken before all others
+                continue
+        if num_kept < index:
+            _swap(population, num_kept, index)
+        num_kept += 1
+        num_running += is_running
+    limits[kernel.HITS_BEGIN] = num_first
+    limits[kernel.HITS_END] += num_first
+    figures[NUM_ROWS] = num_kept
+    figures[ROWS_RUNNING] = num_running
+    figures[ROWS_FREE] = free
+
+
+@seldom
+def _sort_by_priority(population: Population) -> None:
+    """The waiting rows, each behind all that are as urgent."""
+    rows, first = population.rows, population.figures[ROWS_RUNNING]
+    for index in range(first + 1, population.figures[NUM_ROWS]):
+        place = index
+        while place > first and rows[place - 1, kernel.PRIORITY] > rows[place, kernel.PRIORITY]:
+            _swap(population, place - 1, place)
+            place -= 1
+
+
+@seldom
+def _swap(population: Population, one: int, other: int) -> None:
+    """Let two rows change places."""
+    rows, goals = population.rows, population.goals
+    for column in range(rows.shape[1]):
+        rows[one, column], rows[other, column] = rows[other, column], rows[one, column]
+    for column in range(goals.shape[1]):
+        goals[one, column], goals[other, column] = goals[other, column], goals[one, column]
+
+
+forget_outdated(lay_out, Path(__file__).parent)
