@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -13,9 +14,12 @@ from pydantic import SecretStr
 
 from global_scheduler.admission import AdmissionRules
 from global_scheduler.backlogs import BacklogClient
+from global_scheduler.bodies import GenerationRequest
+from global_scheduler.carrying import carry
 from global_scheduler.decisions import DecisionLog
 from global_scheduler.dispatch import Dispatcher, Routing
 from global_scheduler.engine_http import ConnectionPool
+from global_scheduler.exchange import Exchange
 from global_scheduler.gateway import Gateway
 from global_scheduler.generations import Generations
 from global_scheduler.health import HealthChecker
@@ -25,6 +29,7 @@ from global_scheduler.lengths import Lengths
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.outcomes import Outcomes
+from global_scheduler.pass_through import PassThrough
 from global_scheduler.policies import POLICIES
 from global_scheduler.pool_metrics import BacklogMetrics
 from global_scheduler.pool_parts import pool_parts
@@ -178,6 +183,7 @@ class Parts:
             self.engines,
             read_timeout_s=settings.engine_timeout_s,
             engine_api_key=secret(settings.engine_api_key),
+            forward_authorization=not settings.api_key,
         )
         observations = Observations(
             base.lengths,
@@ -193,7 +199,6 @@ class Parts:
             self.ledger,
             self.late_binding,
             dispatcher,
-            upstream,
             base.lengths,
             base.tokens,
             observations,
@@ -201,15 +206,23 @@ class Parts:
             base.limiter,
             clock=time.monotonic,
             max_attempts=settings.max_attempts,
-            forward_authorization=not settings.api_key,
         )
-        return Gateway(
+        others = PassThrough(
             base.units,
             dispatcher,
             upstream,
-            generations,
             base.metrics,
             base.limiter,
+            max_body_bytes=settings.max_body_bytes,
+        )
+
+        async def generate(exchange: Exchange, request: GenerationRequest, body: bytes) -> None:
+            await generations.serve(exchange, request, partial(carry, upstream, exchange, body))
+
+        return Gateway(
+            generate,
+            others,
+            partial(base.metrics.request_ended, "none"),
             max_body_bytes=settings.max_body_bytes,
             api_keys=tuple(key.get_secret_value() for key in settings.api_key),
         )

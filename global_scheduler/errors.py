@@ -10,8 +10,9 @@ GatewayError
 ├── RequestTimeout     408  the client did not finish sending its body
 ├── TooManyRequests    429  refused for now: queues full, waited too long, goals, quota
 ├── UpstreamFailed     502  every unit that was tried failed
-├── QuotasUnknown      503  nobody knows what the key may still use
-└── NoUnitAvailable    503  no healthy unit serves the model
+└── Unavailable        503
+    ├── QuotasUnknown       nobody knows what the key may still use
+    └── NoUnitAvailable     no healthy unit serves the model
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class GatewayError(Exception):
     def body(self) -> bytes:
         """The OpenAI error JSON."""
         return encode_error(self.message, self.type, self.param, self.code)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What its answer carries beside the body."""
+        return []
 
 
 class BadRequest(GatewayError):
@@ -76,6 +81,10 @@ class RequestTimeout(GatewayError):
     status = 408
     type = "invalid_request_error"
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The rest of the body is still on its way: the connection cannot be used again."""
+        return [(b"connection", b"close")]
+
 
 class Conflict(GatewayError):
     """The name is taken."""
@@ -90,6 +99,10 @@ class BodyTooLarge(GatewayError):
     status = 413
     type = "invalid_request_error"
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As for ``RequestTimeout``."""
+        return [(b"connection", b"close")]
+
 
 class TooManyRequests(GatewayError):
     """Refused for now; ``retry_after_s`` says when to try again."""
@@ -102,6 +115,13 @@ class TooManyRequests(GatewayError):
         self.reason = reason
         self.retry_after_s = max(1, math.ceil(retry_after_s))
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """When to try again, and why not now."""
+        return [
+            (b"retry-after", b"%d" % self.retry_after_s),
+            (b"x-astrolabe-rejected", self.reason.encode("ascii")),
+        ]
+
 
 class UpstreamFailed(GatewayError):
     """Every unit that was tried failed before its first byte."""
@@ -109,15 +129,20 @@ class UpstreamFailed(GatewayError):
     status = 502
 
 
-class QuotasUnknown(GatewayError):
+class Unavailable(GatewayError):
+    """What is needed is not there now; it may be back soon."""
+
+    status = 503
+    type = "overloaded_error"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """When to try again."""
+        return [(b"retry-after", b"1")]
+
+
+class QuotasUnknown(Unavailable):
     """The store of quotas does not answer, and requests are to wait for it."""
 
-    status = 503
-    type = "overloaded_error"
 
-
-class NoUnitAvailable(GatewayError):
+class NoUnitAvailable(Unavailable):
     """No healthy unit can take the request now."""
-
-    status = 503
-    type = "overloaded_error"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from global_scheduler.engine_http import RawHeaders
-from global_scheduler.errors import BodyTooLarge, GatewayError, RequestTimeout, TooManyRequests
+from global_scheduler.errors import BodyTooLarge, GatewayError, RequestTimeout
 
 BODY_TIMEOUT_S = 30.0
 DRAIN_FACTOR = 8
@@ -18,11 +19,59 @@ DRAIN_FACTOR = 8
 is still sending does not see an answer."""
 
 
+CLIENT_CLOSED_REQUEST = 499
+"""The status of a request whose client has left, as the log and the metrics have it."""
+
+
 class ClientGone(Exception):
     """The client closed its connection before it had its answer."""
 
 
-class Exchange:
+class Caller(Protocol):
+    """Who has sent a request, as far as routing it needs to know."""
+
+    request_id: str
+    standing_headers: RawHeaders
+    """What the answer carries, whatever it will be."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """A request header by its lower-case name."""
+
+    def until_client_leaves(self) -> AbstractAsyncContextManager[None]:
+        """Run the block until the client disconnects.
+
+        Raises:
+            ClientGone: it did so before the answer was complete.
+        """
+
+
+class Interruptible:
+    """A task that others may end for a reason.
+
+    Two cancel scopes a request would cost a fifth of all that the gateway does for it.
+    """
+
+    _interruption: GatewayError | ClientGone | None = None
+
+    def interrupt(self, task: asyncio.Task[None] | None, reason: GatewayError | ClientGone) -> None:
+        """Cancel the task, which shall fail with ``reason``."""
+        assert task is not None
+        self._interruption = reason
+        task.cancel()
+
+    def raise_interruption(self) -> None:
+        """To be called where the task was cancelled; returns if it was so from elsewhere."""
+        reason, self._interruption = self._interruption, None
+        if reason is None:
+            return
+        if sys.version_info >= (3, 11):
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+        raise reason
+
+
+class Exchange(Interruptible):
     """A request from a client and the answer to it."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -38,7 +87,6 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._headers: dict[bytes, bytes] | None = None
-        self._interruption: GatewayError | ClientGone | None = None
 
     @property
     def target(self) -> str:
@@ -63,12 +111,12 @@ class Exchange:
         """
         late = RequestTimeout("the body did not arrive in time")
         timer = asyncio.get_running_loop().call_later(
-            BODY_TIMEOUT_S, self._interrupt, asyncio.current_task(), late
+            BODY_TIMEOUT_S, self.interrupt, asyncio.current_task(), late
         )
         try:
             return await self._read_body(limit_bytes)
         except asyncio.CancelledError:
-            self._raise_interruption()
+            self.raise_interruption()
             raise
         finally:
             timer.cancel()
@@ -104,7 +152,7 @@ class Exchange:
         try:
             yield
         except asyncio.CancelledError:
-            self._raise_interruption()
+            self.raise_interruption()
             raise
         finally:
             watcher.cancel()
@@ -113,26 +161,7 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if not self.complete:
-            self._interrupt(task, ClientGone())
-
-    def _interrupt(
-        self, task: asyncio.Task[None] | None, reason: GatewayError | ClientGone
-    ) -> None:
-        """Two cancel scopes a request would cost a fifth of all that the gateway does for it."""
-        assert task is not None
-        self._interruption = reason
-        task.cancel()
-
-    def _raise_interruption(self) -> None:
-        """What has interrupted the request; nothing when it was cancelled from elsewhere."""
-        reason, self._interruption = self._interruption, None
-        if reason is None:
-            return
-        if sys.version_info >= (3, 11):
-            task = asyncio.current_task()
-            assert task is not None
-            task.uncancel()
-        raise reason
+            self.interrupt(task, ClientGone())
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         """Send the response's head."""
@@ -171,13 +200,6 @@ class Exchange:
         headers = [
             (b"content-type", b"application/json"),
             (b"x-request-id", self.request_id.encode("ascii")),
+            *error.headers(),
         ]
-        if error.status == 413 or error.status == 408:
-            # The rest of the body is still on its way: the connection cannot be used again.
-            headers.append((b"connection", b"close"))
-        if isinstance(error, TooManyRequests):
-            headers.append((b"retry-after", b"%d" % error.retry_after_s))
-            headers.append((b"x-astrolabe-rejected", error.reason.encode("ascii")))
-        if error.status == 503:
-            headers.append((b"retry-after", b"1"))
         await self.answer(error.status, headers, error.body())

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from global_scheduler.bodies import GenerationRequest
+from global_scheduler.carrying import Carry, Errand
 from global_scheduler.decisions import Decision
 from global_scheduler.dispatch import Dispatcher, Postponed
 from global_scheduler.engine_http import RawHeaders
 from global_scheduler.errors import BadRequest, TooManyRequests, UpstreamFailed
-from global_scheduler.exchange import Exchange
+from global_scheduler.exchange import CLIENT_CLOSED_REQUEST, Caller
 from global_scheduler.importance import importance_of, session_of
 from global_scheduler.job import Job
 from global_scheduler.late_binding import LateBinding
@@ -25,25 +26,22 @@ from global_scheduler.prefixes import prefix_of
 from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.quotas.keys import key_id
 from global_scheduler.quotas.limiter import Limiter, Reservation
-from global_scheduler.relay import Relayed, relay_stream, relay_whole
+from global_scheduler.relay import Relayed
 from global_scheduler.slo import read_slo
 from global_scheduler.units import Unit, UnitRegistry
-from global_scheduler.upstream import UnitFailed, Upstream
+from global_scheduler.upstream import UnitFailed
 from wire.length import LengthEstimate
 
 logger = logging.getLogger(__name__)
-
-CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """A request under way."""
 
-    exchange: Exchange
     request: GenerationRequest
     job: Job
-    body: bytes
+    carry: Carry
     reservation: Reservation
 
 
@@ -56,7 +54,6 @@ class Generations:
         ledger: Ledger,
         late_binding: LateBinding,
         dispatcher: Dispatcher,
-        upstream: Upstream,
         lengths: Lengths,
         tokens: PromptTokenCounter,
         observations: Observations,
@@ -65,13 +62,11 @@ class Generations:
         *,
         clock: Callable[[], float],
         max_attempts: int,
-        forward_authorization: bool,
     ) -> None:
         self._units = units
         self._ledger = ledger
         self._late_binding = late_binding
         self._dispatcher = dispatcher
-        self._upstream = upstream
         self._lengths = lengths
         self._tokens = tokens
         self._metrics = metrics
@@ -79,9 +74,8 @@ class Generations:
         self._limiter = limiter
         self._clock = clock
         self._max_attempts = max_attempts
-        self._forward_authorization = forward_authorization
 
-    async def serve(self, exchange: Exchange, request: GenerationRequest, body: bytes) -> None:
+    async def serve(self, caller: Caller, request: GenerationRequest, carry: Carry) -> None:
         """Answer one request.
 
         Raises:
@@ -89,25 +83,25 @@ class Generations:
             ClientGone: nobody waits for the answer any more.
         """
         arrived_s = self._clock()
-        job = await self._job(exchange, request, arrived_s)
+        job = await self._job(caller, request, arrived_s)
         num_output_tokens = round(job.length.mean_tokens) * request.num_sequences
         async with (
-            self._limiter.reserved(exchange, job.num_prompt_tokens, num_output_tokens) as reserved,
-            exchange.until_client_leaves(),
+            self._limiter.reserved(caller, job.num_prompt_tokens, num_output_tokens) as reserved,
+            caller.until_client_leaves(),
         ):
-            job = self._with_own_id(exchange, job)
-            await self._attempt_units(Generation(exchange, request, job, body, reserved))
+            job = self._with_own_id(caller, job)
+            await self._attempt_units(Generation(request, job, carry, reserved))
 
-    async def _job(self, exchange: Exchange, request: GenerationRequest, arrived_s: float) -> Job:
+    async def _job(self, caller: Caller, request: GenerationRequest, arrived_s: float) -> Job:
         model = request.model or self._only_model()
-        slo = read_slo(exchange.header, model, self._dispatcher.routing.goal_defaults)
-        importance = importance_of(exchange.header, request.priority)
+        slo = read_slo(caller.header, model, self._dispatcher.routing.goal_defaults)
+        importance = importance_of(caller.header, request.priority)
         num_prompt_tokens = await self._tokens.count(model, request)
         question = request.length_question(model, num_prompt_tokens)
         needs = self._dispatcher.routing.policy.needs
         length = await self._lengths.estimate(question, by_model=needs != "nothing")
         return Job(
-            request_id=exchange.request_id,
+            request_id=caller.request_id,
             model=model,
             arrived_s=arrived_s,
             num_prompt_tokens=num_prompt_tokens,
@@ -116,22 +110,22 @@ class Generations:
             max_tokens=request.max_tokens,
             priority=request.priority,
             importance=importance,
-            user=request.user or _key_of(exchange),
-            session_id=session_of(exchange.header),
+            user=request.user or _key_of(caller),
+            session_id=session_of(caller.header),
             prefix=prefix_of(model, request),
             is_streamed=request.stream,
             slo=slo,
         )
 
-    def _with_own_id(self, exchange: Exchange, job: Job) -> Job:
+    def _with_own_id(self, caller: Caller, job: Job) -> Job:
         """Two clients may use one id at a time; queues, ledger and sidecars must not mix them.
 
         No await may stand between this and the queue.
         """
         if job.request_id not in self._late_binding:
             return job
-        exchange.request_id = f"{job.request_id[:100]}-{uuid.uuid4().hex[:8]}"
-        return replace(job, request_id=exchange.request_id)
+        caller.request_id = f"{job.request_id[:100]}-{uuid.uuid4().hex[:8]}"
+        return replace(job, request_id=caller.request_id)
 
     def _only_model(self) -> str:
         models = self._units.models()
@@ -213,37 +207,22 @@ class Generations:
     async def _relay(
         self, generation: Generation, unit: Unit, decision: Decision, may_retry: bool
     ) -> Relayed:
-        exchange, request_id = generation.exchange, generation.job.request_id
+        job = generation.job
 
         def on_tokens(count: int) -> None:
-            self._ledger.streamed(unit, request_id, count)
+            self._ledger.streamed(unit, job.request_id, count)
             generation.reservation.streamed(count)
 
-        headers = self._upstream.headers(
-            exchange.scope["headers"], request_id, keep_auth=self._forward_authorization
+        headers = unit_headers(unit, job.request_id) + _decision_headers(decision, job.length)
+        errand = Errand(
+            unit.engine_url, job.request_id, headers, generation.request.stream, may_retry
         )
-        target, body = exchange.target, generation.body
-        async with await self._upstream.open(unit, "POST", target, headers, body) as response:
-            if response.status >= 500 and may_retry:
-                raise UnitFailed(f"HTTP {response.status}")
-            ours = unit_headers(unit, request_id) + _decision_headers(
-                decision, generation.job.length
-            )
-            if not generation.request.stream or response.status != 200:
-                return await relay_whole(response, exchange, ours)
-            return await relay_stream(
-                response,
-                exchange,
-                ours,
-                may_retry=may_retry,
-                clock=self._clock,
-                on_tokens=on_tokens,
-            )
+        return await generation.carry(errand, on_tokens)
 
 
-def _key_of(exchange: Exchange) -> str:
+def _key_of(caller: Caller) -> str:
     """Whose request it is, by API key; empty if there is none."""
-    authorization = exchange.header(b"authorization")
+    authorization = caller.header(b"authorization")
     return key_id(authorization) if authorization else ""
 
 

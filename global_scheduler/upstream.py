@@ -7,7 +7,6 @@ import functools
 from collections.abc import Iterable
 
 from global_scheduler.engine_http import BrokenOff, ConnectionPool, Origin, RawHeaders, Response
-from global_scheduler.units import Unit
 
 CONNECT_TIMEOUT_S = 5.0
 HOP_BY_HOP = frozenset(
@@ -39,21 +38,25 @@ class Upstream:
     """Opens requests on engines over connections that all requests share."""
 
     def __init__(
-        self, pool: ConnectionPool, *, read_timeout_s: float, engine_api_key: str | None
+        self,
+        pool: ConnectionPool,
+        *,
+        read_timeout_s: float,
+        engine_api_key: str | None,
+        forward_authorization: bool,
     ) -> None:
+        """Engines get ``engine_api_key``, else the client's own where that is forwarded."""
         self._pool = pool
         self._read_timeout_s = read_timeout_s
         self._authorization = f"Bearer {engine_api_key}".encode() if engine_api_key else None
+        self._keep_auth = forward_authorization and not engine_api_key
 
-    def headers(
-        self, client_headers: Iterable[tuple[bytes, bytes]], request_id: str, *, keep_auth: bool
-    ) -> RawHeaders:
+    def headers(self, client_headers: Iterable[tuple[bytes, bytes]], request_id: str) -> RawHeaders:
         """The client's headers as the engine gets them."""
-        keep_auth = keep_auth and self._authorization is None
         headers = [
             header
             for header in client_headers
-            if header[0] not in NOT_FORWARDED and (keep_auth or header[0] != b"authorization")
+            if header[0] not in NOT_FORWARDED and (self._keep_auth or header[0] != b"authorization")
         ]
         headers.append((b"x-request-id", request_id.encode("ascii")))
         if self._authorization is not None:
@@ -61,7 +64,7 @@ class Upstream:
         return headers
 
     async def open(
-        self, unit: Unit, method: str, target: str, headers: RawHeaders, body: bytes
+        self, engine_url: str, method: str, target: str, headers: RawHeaders, body: bytes
     ) -> Response:
         """Send a request and wait for the response's head.
 
@@ -70,7 +73,7 @@ class Upstream:
         """
         try:
             return await self._pool.request(
-                _origin(unit.engine_url),
+                _origin(engine_url),
                 method,
                 target,
                 headers,

@@ -226,7 +226,7 @@ class Holding:
             return None
         place, key = found[0]
         if len(found) > 1:
-            place, key = min(found, key=lambda one: self._urgency(*one, view))
+            place, key = min(found, key=lambda one: self._urgency(one[0], one[1], view))
         self._queues[key].discard(place.waiting.request_id)
         for other, its_doors in doors.items():
             self._queues[other].note_departure(place.number, its_doors.are_open_to)

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from global_scheduler.errors import QuotasUnknown, TooManyRequests
-from global_scheduler.exchange import Exchange
+from global_scheduler.exchange import Caller
 from global_scheduler.quotas.base import (
     Judgement,
     Reserve,
@@ -99,7 +99,7 @@ class Limiter:
 
     @asynccontextmanager
     async def reserved(
-        self, exchange: Exchange, num_prompt_tokens: int, num_output_tokens: int
+        self, caller: Caller, num_prompt_tokens: int, num_output_tokens: int
     ) -> AsyncIterator[Reservation]:
         """Run the block with the request counted. Its answer gets ``x-ratelimit-*`` headers.
 
@@ -110,10 +110,10 @@ class Limiter:
         reservation = Reservation(num_prompt_tokens, num_prompt_tokens + num_output_tokens)
         key, quota, slot = "", None, None
         if self.quotas:
-            key = key_id(exchange.header(b"authorization"))
+            key = key_id(caller.header(b"authorization"))
             quota = self.quotas.of(key)
         if quota is not None:
-            slot = await self._admit(exchange, key, quota, reservation.num_expected_tokens)
+            slot = await self._admit(caller, key, quota, reservation.num_expected_tokens)
         try:
             yield reservation
         finally:
@@ -121,9 +121,7 @@ class Limiter:
             if slot is not None and surplus:
                 self._calls.settle(Settle(key, slot, surplus))
 
-    async def _admit(
-        self, exchange: Exchange, key: str, quota: Quota, num_tokens: int
-    ) -> int | None:
+    async def _admit(self, caller: Caller, key: str, quota: Quota, num_tokens: int) -> int | None:
         """The slot in which the request is counted; None if it is not."""
         judgement = await self._try_reserve(key, quota, num_tokens)
         if judgement is None:
@@ -131,7 +129,7 @@ class Limiter:
                 raise QuotasUnknown("the store of quotas does not answer", code="quota_store")
             return None
         usage = judgement.usage
-        exchange.standing_headers += ratelimit_headers(quota, usage)
+        caller.standing_headers += ratelimit_headers(quota, usage)
         if judgement.granted:
             return slot_at(usage.now_s)
         is_by_requests = not fits(quota, usage, 0)
