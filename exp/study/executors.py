@@ -74,7 +74,7 @@ def _begin_worker() -> None:
 
 
 def _unwind(signum: int, frame: object) -> None:
-    sys.exit(f"ended by signal {signum}")
+    sys.exit(128 + signum)
 
 
 def _outlive(parent: int) -> None:

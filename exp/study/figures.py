@@ -112,7 +112,9 @@ def _run_figures(columns: Columns, duration_s: float) -> dict[str, float]:
     is_measured = ~np.isnan(decision_ms).all()
     return {
         **_latency("decision_ms", decision_ms),
-        "deciding_share": np.nansum(decision_ms) / 1e3 / duration_s if is_measured else np.nan,
+        "deciding_share": float(np.nansum(decision_ms)) / 1e3 / duration_s
+        if is_measured
+        else np.nan,
         **_prediction_figures(columns),
         "preemptions_per_request": float(columns["num_preemptions"].sum()) / num_requests,
         "migrations_per_request": float(columns["num_migrations"].sum()) / num_requests,

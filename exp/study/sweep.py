@@ -157,7 +157,6 @@ class Sweep:
         searching = [one for pursuits in self._waiting.values() for one in pursuits]
         left = len(self._queue) + len(self._running) + sum(one.runs_left for one in searching)
         self._progress.total = self._progress.n + left
-        self._progress.refresh()
 
     def _end(self, case: Case, future: Future[Execution]) -> None:
         try:
@@ -173,7 +172,8 @@ class Sweep:
             self._files.save(case, execution)
             figures = case_figures(execution.table) | execution.measured
             self._keep(case, figures, execution.wall_s)
-        self._progress.set_postfix_str(f"{case.scenario}, {case.system}, {case.rate_per_s:g}/s")
+        last = f"{case.scenario}, {case.system}, {case.rate_per_s:g}/s"
+        self._progress.set_postfix_str(last, refresh=False)
         for pursuit in self._waiting.pop(case.key, ()):
             self._tell(pursuit, self._summaries[case.key])
             self._pursue(pursuit)
