@@ -18,7 +18,7 @@ from exp.twin.kernel import beliefs as columns
 from exp.twin.kernel import layout
 from exp.twin.kernel import population as figures
 from exp.twin.kernel.beliefs import enlarged, make_beliefs
-from exp.twin.kernel.population import lay_out, make_population, refresh
+from exp.twin.kernel.population import lay_out, make_population
 from predictor.answers import Circumstances, backlog_prediction_of, prediction_of
 from predictor.backends.base import NO_LATENCIES, Answer
 from predictor.backends.kernel_answers import KernelAnswers, LoadedEngine
@@ -64,7 +64,7 @@ class TwinSidecar:
         self._beliefs = make_beliefs()
         self._num_beliefs = self._changes = 0
         self._population = make_population(engines.fleet.limits[unit], 1)
-        self._loaded_for: tuple[object, ...] = ()
+        self._loaded_for: tuple[int, int, float] | None = None
         self._loaded: LoadedEngine
         self._circumstances: Circumstances
         self._batch_ends_s = 0.0
@@ -174,9 +174,9 @@ class TwinSidecar:
 
     def _look(self) -> Circumstances:
         """Lay out what is known now, unless that has been done."""
-        now_s, fleet = self._engines.now_s, self._engines.fleet
-        version = refresh(fleet, self._unit, now_s)
-        key = (version, self._changes, now_s)
+        now_s = self._engines.now_s
+        changes = int(self._engines.fleet.engines[self._unit, layout.CHANGES])
+        key = (changes, self._changes, now_s)
         if key != self._loaded_for:
             self._lay_out(now_s)
             self._loaded_for = key

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
 from predictor.backends.base import Answer, BacklogAnswer
 from predictor.backends.kernel_run import KernelRunner, Rules, Run
 from predictor.overlay import SimulatedSequence
-from predictor.remaining import expected_remaining, quantile_at
 from predictor.simulator.kernel.cost import added_delays, count_broken
 from predictor.simulator.kernel.layout import (
     END,
@@ -19,7 +17,9 @@ from predictor.simulator.kernel.layout import (
     REMAINING,
     EngineArrays,
     Floats,
+    Ints,
 )
+from predictor.simulator.kernel.lengths import over_lengths
 from predictor.simulator.kernel.load import newcomer_rows
 from predictor.simulator.kernel.work import OWN_PREEMPTIONS, PREEMPTIONS_MET
 from predictor.step_time.table import StepTable
@@ -103,8 +103,8 @@ class KernelAnswers:
         marks = np.array(lengths, dtype=np.int64)
         run = self._runner.play(engine.arrays, rows, engine.table, until_all=False, marks=marks)
         answer = _answer_of(run, engine.size, lengths[-1], start_s)
-        ended_s = dict(zip(lengths, run.marked_s.tolist(), strict=True))
-        return _over_lengths(answer, ended_s, newcomer, start_s)
+        _spread(answer, run, marks, newcomer, start_s)
+        return answer
 
     def _answer_with_costs(
         self, engine: LoadedEngine, newcomer: SimulatedSequence, start_s: float
@@ -119,13 +119,11 @@ class KernelAnswers:
         answer = _answer_of(run, engine.size, newcomer.remaining_tokens, start_s)
         if newcomer.output_quantiles:
             answer = self._answer(engine, newcomer, start_s)
-        return replace(
-            answer,
-            added_delay_others_s=delay_s,
-            max_added_delay_s=max_delay_s,
-            added_gap_s=gap_s,
-            num_slo_broken=num_broken,
-        )
+        answer.added_delay_others_s = delay_s
+        answer.max_added_delay_s = max_delay_s
+        answer.added_gap_s = gap_s
+        answer.num_slo_broken = num_broken
+        return answer
 
     def _alone(self, engine: LoadedEngine) -> Floats:
         if engine.alone is None:
@@ -150,23 +148,22 @@ def _answer_of(run: Run, slot: int, num_tokens: int, start_s: float) -> Answer:
     )
 
 
-def _over_lengths(
-    answer: Answer, ended_s: Mapping[int, float], newcomer: SimulatedSequence, start_s: float
-) -> Answer:
-    """The answer for all lengths, of which each ends at ``ended_s``; given is that for the longest.
-
-    Time after the first token grows with the length, so its quantiles are those of the length.
-    """
-    ttft_s, points = answer.ttft_s, newcomer.output_quantiles
-    decode_s = [(p, start_s + ended_s[tokens] - ttft_s) for p, tokens in points]
-    room = newcomer.max_remaining_tokens - points[-1][1]
-    longest_s = decode_s[-1][1] + room * answer.tpot_s
-    mean_s = expected_remaining(decode_s, 0.0, longest_s)
-    mean_tokens = expected_remaining(points, 0.0, newcomer.max_remaining_tokens)
-    return replace(
-        answer,
-        tpot_s=mean_s / max(1.0, mean_tokens - 1.0),
-        e2e_s=ttft_s + mean_s,
-        e2e_p50_s=ttft_s + min(quantile_at(decode_s, 0.5), longest_s),
-        e2e_p90_s=ttft_s + min(quantile_at(decode_s, 0.9), longest_s),
+def _spread(
+    answer: Answer, run: Run, marks: Ints, newcomer: SimulatedSequence, start_s: float
+) -> None:
+    """Make the answer, which is that for the longest of the lengths, one for all of them."""
+    points = np.array(newcomer.output_quantiles)
+    first_token_s = answer.ttft_s - start_s
+    mean_s, p50_s, p90_s, mean_tokens = over_lengths(
+        points,
+        marks,
+        run.marked_s,
+        first_token_s,
+        answer.tpot_s,
+        newcomer.max_remaining_tokens,
+        np.empty_like(points),
     )
+    answer.tpot_s = mean_s / max(1.0, mean_tokens - 1.0)
+    answer.e2e_s = answer.ttft_s + mean_s
+    answer.e2e_p50_s = answer.ttft_s + p50_s
+    answer.e2e_p90_s = answer.ttft_s + p90_s

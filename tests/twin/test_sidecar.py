@@ -7,18 +7,13 @@ import random
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from exp.twin.engines import END, FIRST_TOKEN, EngineRequest, Engines, EngineSpec
-from exp.twin.kernel.lengths import remaining_tokens as compiled_remaining_tokens
 from exp.twin.sidecar import TwinSidecar
 from predictor.backends.base import Answer
 from predictor.backends.fast import FastBackend
 from predictor.questions import to_newcomer
-from predictor.remaining import remaining_tokens
-from tests.predictor.test_remaining import distributions
 from tests.twin.live_path import answers_of, population_of
 from tests.twin.reference_engine import STEP_TIME, random_limits
 from tests.twin.test_engines import LIMITS, TABLE, make_engines, play, request
@@ -184,20 +179,6 @@ def test_backlogs_are_drained_as_by_the_live_path() -> None:
     )
 
 
-@given(distributions(), st.integers(0, 2000), st.integers(1, 4000))
-def test_remaining_tokens_are_those_of_the_live_formula(
-    points: list[tuple[float, float]], num_generated: int, room: int
-) -> None:
-    """For distributions and for single numbers."""
-    most = num_generated + room
-    array = np.array(points)
-    expected = remaining_tokens(points, num_generated, most)
-    assert compiled_remaining_tokens(0.0, array, len(points), num_generated, most) == expected
-    number = points[-1][1]
-    expected = remaining_tokens(number, num_generated, most)
-    assert compiled_remaining_tokens(number, array, 0, num_generated, most) == expected
-
-
 def told(index: int, num_tokens: float = 50.0) -> SentRequest:
     """A request of 40 prompt tokens as its gateway tells of it."""
     return SentRequest(
@@ -264,7 +245,9 @@ def test_state_is_as_old_as_it_may_be() -> None:
 
 def test_a_sidecar_can_be_wrong_about_step_times() -> None:
     """It goes by its own table; calibration learns how wrong that is."""
-    slow = TABLE._replace(token_s=2 * TABLE.token_s, weights=2 * TABLE.weights)
+    slow = TABLE._replace(
+        token_s=2 * TABLE.token_s, seq_s=2 * TABLE.seq_s, weights=2 * TABLE.weights
+    )
     engines = make_engines()
     exact, wrong = TwinSidecar(engines, 0, TABLE), TwinSidecar(engines, 0, slow, is_calibrated=True)
     assert predicted(wrong).e2e_ms == pytest.approx(2 * predicted(exact).e2e_ms)

@@ -47,12 +47,12 @@ from exp.twin.kernel.layout import (
     TOKENS,
     Fleet,
 )
-from exp.twin.kernel.lengths import remaining_tokens
 from predictor.overlay import DEFAULT_OUTPUT_TOKENS, MAX_UNSEEN_AGE_MS
 from predictor.simulator.kernel import cost
 from predictor.simulator.kernel import layout as kernel
 from predictor.simulator.kernel.compiled import entry, forget_outdated, inlined, seldom
 from predictor.simulator.kernel.layout import Floats, Ints
+from predictor.simulator.kernel.lengths import remaining_tokens
 from predictor.simulator.kernel.step_cost import chunk_s, mixed_step_s
 from predictor.step_time.table import StepTable
 
@@ -94,17 +94,6 @@ def make_population(limits: Ints, num_rows: int) -> Population:
 
 
 @entry
-def refresh(fleet: Fleet, unit: int, now_s: float) -> int:
-    """Let an engine export its state if that is due; the version of what it last told."""
-    head = fleet.export_heads[unit]
-    if head[EXPORT_VERSION] != fleet.engines[unit, CHANGES]:
-        age_s = now_s - fleet.clocks[unit, EXPORTED_S]
-        if head[EXPORT_VERSION] == NONE or age_s >= fleet.clocks[unit, EXPORT_EVERY_S]:
-            export_state(fleet, unit, now_s)
-    return head[EXPORT_VERSION]
-
-
-@entry
 def lay_out(
     fleet: Fleet,
     unit: int,
@@ -114,7 +103,11 @@ def lay_out(
     now_s: float,
     population: Population,
 ) -> float:
-    """Fill the population; seconds that the batch in flight takes in all, 0 without one."""
+    """Fill the population, from a newer export of the engine's state if one is due.
+
+    Returns the seconds that the batch in flight takes in all, 0 without one.
+    """
+    _refresh(fleet, unit, now_s)
     head, figures = fleet.export_heads[unit], population.figures
     figures[:] = 0
     num_running = head[EXPORT_RUNNING]
@@ -137,6 +130,15 @@ def lay_out(
     if population.limits[kernel.BY_PRIORITY] == 1:
         _sort_by_priority(population)
     return duration_s
+
+
+@inlined
+def _refresh(fleet: Fleet, unit: int, now_s: float) -> None:
+    version = fleet.export_heads[unit, EXPORT_VERSION]
+    age_s = now_s - fleet.clocks[unit, EXPORTED_S]
+    is_due = version == NONE or age_s >= fleet.clocks[unit, EXPORT_EVERY_S]
+    if is_due and version != fleet.engines[unit, CHANGES]:
+        export_state(fleet, unit, now_s)
 
 
 @seldom

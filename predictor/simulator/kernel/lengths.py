@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from predictor.remaining import OUTGROWN_SHARE
-from predictor.simulator.kernel.compiled import inlined, seldom
-from predictor.simulator.kernel.layout import Floats
+from predictor.simulator.kernel.compiled import entry, inlined, seldom
+from predictor.simulator.kernel.layout import Floats, Ints
 
 
 @seldom
@@ -27,7 +27,39 @@ def remaining_tokens(
     return max(remaining, 1)
 
 
-@inlined
+@entry
+def over_lengths(
+    points: Floats,
+    marks: Ints,
+    marked_s: Floats,
+    first_token_s: float,
+    tpot_s: float,
+    max_tokens: int,
+    decode_s: Floats,
+) -> tuple[float, float, float, float]:
+    """What an answer takes whose length is known by points, of which a run has timed each.
+
+    ``marks`` are the points' different lengths, rising, and ``marked_s`` when each ended; beyond
+    the last one a token takes ``tpot_s``. ``decode_s`` has room for the points.
+    Returns (mean seconds after the first token, their p50, their p90, mean tokens): time grows with
+    the length, so that its quantiles are those of the length.
+    """
+    size, mark = points.shape[0], 0
+    for index in range(size):
+        while marks[mark] < points[index, 1]:
+            mark += 1
+        decode_s[index, 0] = points[index, 0]
+        decode_s[index, 1] = marked_s[mark] - first_token_s
+    longest_s = decode_s[size - 1, 1] + (max_tokens - points[size - 1, 1]) * tpot_s
+    return (
+        _expected_remaining(decode_s, size, 0.0, longest_s),
+        min(_quantile_at(decode_s, size, 0.5), longest_s),
+        min(_quantile_at(decode_s, size, 0.9), longest_s),
+        _expected_remaining(points, size, 0.0, float(max_tokens)),
+    )
+
+
+@seldom
 def _expected_remaining(
     points: Floats, num_points: int, num_generated: float, max_tokens: float
 ) -> float:
@@ -57,6 +89,22 @@ def _beyond(points: Floats, num_points: int, tokens: float, scale: float) -> tup
         area += (upper - lower) * (lower_s + upper_s) / 2.0
         upper, upper_s = lower, lower_s
     return area - tokens, 1.0
+
+
+@seldom
+def _quantile_at(points: Floats, num_points: int, probability: float) -> float:
+    p0, tokens0 = 0.0, 0.0
+    for index in range(num_points):
+        p1, tokens1 = points[index, 0], points[index, 1]
+        if probability <= p1:
+            if p1 <= p0:
+                return tokens1
+            return tokens0 + (tokens1 - tokens0) * (probability - p0) / (p1 - p0)
+        p0, tokens0 = p1, tokens1
+    scale = _tail_scale(points, num_points)
+    if scale <= 0.0:
+        return tokens0
+    return tokens0 + scale * math.log((1.0 - p0) / (1.0 - probability))
 
 
 @inlined
