@@ -108,6 +108,7 @@ class Parts:
             settings.num_query_predictors,
             AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
             settings.goal_defaults,
+            settings.hold_above_s,
         )
         self.pools = pool_parts(
             settings,
@@ -162,6 +163,7 @@ class Parts:
             self.queue_metrics,
             clock=time.monotonic,
             default_limit=FIRST_LIMIT if limit == "auto" else limit,
+            hold_above_s=settings.hold_above_s,
         )
 
     def _dispatcher(self) -> Dispatcher:

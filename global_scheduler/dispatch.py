@@ -26,6 +26,8 @@ from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.slo import GoalDefaults
 from global_scheduler.units import Unit, UnitRegistry
 
+LONGEST_CLOSED_S = 1.0
+"""A unit whose engine has a queue is looked at again after so long, or when a request ends."""
 POSTPONED_S = 0.1
 """A request whose goals no unit can meet now looks again after so long."""
 
@@ -41,6 +43,8 @@ class Routing:
     """What to do about requests with latency goals."""
     goal_defaults: GoalDefaults
     """Goals of requests that name none."""
+    hold_above_s: float | None = None
+    """Units on which a request would queue longer than this do not get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,9 @@ class Dispatcher:
         candidates = [
             self._candidate(unit, job, limit_of(unit), answers.get(unit.name)) for unit in units
         ]
+        candidates = self._without_queues(candidates, units, now_s)
+        if not candidates:
+            return Postponed(now_s)
         admission = self._admit(ticket.waiting, candidates, started_s)
         if admission.verdict == "wait":
             return Postponed(now_s + POSTPONED_S)
@@ -153,7 +160,9 @@ class Dispatcher:
         return [
             unit
             for unit in self._units.eligible(job.model)
-            if unit.name in ticket.units and len(unit.outstanding) < limit_of(unit)
+            if unit.name in ticket.units
+            and len(unit.outstanding) < limit_of(unit)
+            and unit.closed_until_s <= self._clock()
         ]
 
     def _admit(self, waiting: Waiting, candidates: list[Candidate], now_s: float) -> Admission:
@@ -178,6 +187,22 @@ class Dispatcher:
                 soonest_s,
             )
         return admission
+
+    def _without_queues(
+        self, candidates: list[Candidate], units: list[Unit], now_s: float
+    ) -> list[Candidate]:
+        """Those in whose engines the request would not wait long; the others are closed for now."""
+        most_s = self.routing.hold_above_s
+        if most_s is None:
+            return candidates
+        soon = []
+        for candidate, unit in zip(candidates, units, strict=True):
+            queue_s = candidate.prediction.queue_ms / 1e3 if candidate.prediction else 0.0
+            if queue_s <= most_s or not candidate.num_outstanding:
+                soon.append(candidate)
+            else:
+                unit.closed_until_s = now_s + min(queue_s - most_s, LONGEST_CLOSED_S)
+        return soon
 
     def _drawn(self, units: list[Unit]) -> list[Unit]:
         k = self.routing.num_query_predictors

@@ -43,6 +43,7 @@ class LateBinding:
         *,
         clock: Callable[[], float],
         default_limit: int,
+        hold_above_s: float | None = None,
     ) -> None:
         self.holding = holding
         self.book = book
@@ -50,6 +51,8 @@ class LateBinding:
         self.rates = LearntRates()
         self.default_limit = default_limit
         """Requests at a time on units without a limit of their own."""
+        self.hold_above_s = hold_above_s
+        """Requests wait here rather than longer than this in an engine's queue."""
         self.may_steal: Callable[[Room], bool] = lambda room: False
         self.on_stolen: Callable[[Ticket], None] = lambda ticket: None
         self._units = units
@@ -148,7 +151,7 @@ class LateBinding:
                 unit.name,
                 unit.models,
                 self.book.class_of(unit.name),
-                self.limit_of(unit),
+                self._limit_now(unit, now_s),
                 len(unit.outstanding),
                 0.0 if unit.outstanding else now_s - unit.last_ended_s,
             )
@@ -159,6 +162,13 @@ class LateBinding:
         """Requests that it may run at a time: its own limit, the learnt one, or everyone's."""
         learnt = self._learnt_limits.get(unit.name, self.default_limit)
         return unit.concurrency_limit or learnt
+
+    def _limit_now(self, unit: Unit, now_s: float) -> int:
+        """What tickets may go by: while requests are held back, units take them one by one."""
+        limit, active = self.limit_of(unit), len(unit.outstanding)
+        if self.hold_above_s is None:
+            return limit
+        return min(limit, active if now_s < unit.closed_until_s else active + 1)
 
     def set_limit(self, unit: str, limit: int) -> None:
         """A limit that was derived for a unit, of which its configuration says nothing."""

@@ -87,9 +87,14 @@ class Ledger:
         entry = self._entries.pop(request_id)
         unit.outstanding.discard(request_id)
         unit.last_ended_s = self._clock()
+        unit.closed_until_s = float("-inf")
         if entry.first_token_at_s is None:
             unit.num_uncached_tokens -= entry.num_uncached_tokens
         unit.num_outstanding_tokens -= entry.num_prompt_tokens + entry.expected_output_tokens
+
+    def entry(self, request_id: str) -> InFlight:
+        """The entry of a request in flight."""
+        return self._entries[request_id]
 
     def on_unit(self, unit: Unit) -> list[InFlight]:
         """The unit's requests in flight."""
@@ -98,7 +103,7 @@ class Ledger:
     def sent_list(self, unit: Unit) -> list[SentRequest]:
         """The unit's requests in flight, as its sidecar is told."""
         now_s = self._clock()
-        return [_sent_request(entry, now_s) for entry in self.on_unit(unit)]
+        return [sent_request(entry, now_s) for entry in self.on_unit(unit)]
 
     def correct(self, prediction: Prediction, unit: Unit, asked_at_s: float) -> Prediction:
         """A prediction with what has come to pass since its question was asked.
@@ -130,7 +135,8 @@ def _learn_prefill_rate(unit: Unit, entry: InFlight, ttft_s: float) -> None:
         unit.peak_prefill_tokens_per_s = max(faded, entry.num_uncached_tokens / ttft_s)
 
 
-def _sent_request(entry: InFlight, now_s: float) -> SentRequest:
+def sent_request(entry: InFlight, now_s: float) -> SentRequest:
+    """A request in flight, as its unit's sidecar is told."""
     first_s = entry.first_token_at_s
     return SentRequest(
         request_id=entry.request_id,

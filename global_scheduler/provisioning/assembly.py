@@ -47,7 +47,14 @@ def provisioning_loop(
     around = Surroundings(
         units=units,
         health=health,
-        latencies=_latencies(controller, settings.provisioning_latency, log, late_binding),
+        latencies=latency_reader(
+            controller,
+            settings.provisioning_latency,
+            log,
+            late_binding,
+            time.monotonic,
+            time.time,
+        ),
         limit_of=late_binding.limit_of,
         on_change=late_binding.wake,
         metrics=ProvisioningMetrics(registry),
@@ -68,17 +75,24 @@ def _provisioner(unit: StandbyUnit, folder: Path, session: aiohttp.ClientSession
     return Webhook(unit, spec, session)
 
 
-def _latencies(
-    controller: Controller, quantity: Quantity, log: DecisionLog, late_binding: LateBinding
+def latency_reader(
+    controller: Controller,
+    quantity: Quantity,
+    log: DecisionLog,
+    late_binding: LateBinding,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
 ) -> Callable[[], tuple[Latency, ...]]:
+    """What the controller is told of requests: see ``evidence.latencies``."""
+
     def read() -> tuple[Latency, ...]:
         return latencies(
             controller.rules.mode,
             quantity,
             log.last(CAPACITY),
             late_binding.holding.waiting(),
-            now_s=time.monotonic(),
-            unix_now_s=time.time(),
+            now_s=clock(),
+            unix_now_s=wall_clock(),
         )
 
     return read

@@ -6,11 +6,11 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 
 from global_scheduler.errors import Conflict
-from global_scheduler.health import HealthChecker
 from global_scheduler.provisioning.base import (
     Action,
     FleetUnit,
@@ -32,12 +32,19 @@ CLOSE_TIMEOUT_S = 60.0
 logger = logging.getLogger(__name__)
 
 
+class Health(Protocol):
+    """Whoever knows whether a unit is there."""
+
+    async def check(self, unit: Unit) -> None:
+        """Note it on the unit."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What the loop has to do with the rest of the gateway."""
 
     units: UnitRegistry
-    health: HealthChecker
+    health: Health
     latencies: Callable[[], tuple[Latency, ...]]
     """Of the last requests."""
     limit_of: Callable[[Unit], int]

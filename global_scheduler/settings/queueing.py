@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import NoDecode
 
 from global_scheduler.admission import Headroom, Miss
@@ -37,6 +37,11 @@ class QueueSettings(BaseModel):
         validate_default=True,
         description="requests at a time on each unit, more wait in the gateway; auto: the most "
         "with which the TPOT goal is still met. Also taken from WORKER_CONCURRENCY_LIMIT",
+    )
+    hold_above_ms: NonNegativeFloat | None = Field(
+        default=None,
+        description="a request waits in the gateway as long as every engine is predicted to let it "
+        "queue for longer than this; it is then free to go where room comes up first",
     )
     queue_order: OrderName = Field(default="fifo", description="which waiting request goes next")
     max_queued_requests: PositiveInt = Field(
@@ -92,6 +97,11 @@ class QueueSettings(BaseModel):
     def goal_defaults(self) -> GoalDefaults:
         """The goals of ``slo``, parsed."""
         return parse_goal_defaults(self.slo)
+
+    @property
+    def hold_above_s(self) -> float | None:
+        """The same in seconds."""
+        return None if self.hold_above_ms is None else self.hold_above_ms / 1e3
 
 
 assert set(OrderName.__args__) == set(ORDERS)  # type: ignore[attr-defined]

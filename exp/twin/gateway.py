@@ -1,0 +1,320 @@
+"""The gateway's own parts on simulated time: queues, tickets, policies and pools as they run live.
+
+Only what touches sockets is another: requests come from a workload, units are those of
+``fleet.py``, and health is known by the live rules without anybody asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from exp.study.case import Case
+from exp.study.records import RequestRecord
+from exp.twin.beliefs import Beliefs
+from exp.twin.engines import EngineRequest
+from exp.twin.fleet import Flight, TwinBacklogs, TwinFleet, TwinPredictions
+from exp.twin.provisioning import TwinHealth, provisioning
+from exp.twin.units import UnitSpec
+from exp.workloads.request import BLOCK_TOKENS, WorkloadRequest
+from global_scheduler.admission import AdmissionRules
+from global_scheduler.assembly import FIRST_LIMIT
+from global_scheduler.decisions import Decision, DecisionLog
+from global_scheduler.dispatch import Dispatcher, Postponed, Routing
+from global_scheduler.errors import GatewayError, TooManyRequests
+from global_scheduler.job import Job
+from global_scheduler.late_binding import LateBinding
+from global_scheduler.ledger import Ledger, sent_request
+from global_scheduler.metrics import GatewayMetrics
+from global_scheduler.policies import POLICIES
+from global_scheduler.pool_parts import pool_parts
+from global_scheduler.pools.book import PoolBook
+from global_scheduler.pools.classes import Classifier
+from global_scheduler.prefixes import CHARACTERS_PER_TOKEN, Prefix
+from global_scheduler.queue_metrics import QueueMetrics
+from global_scheduler.queueing import ORDERS
+from global_scheduler.queueing.holding import Holding
+from global_scheduler.settings import GatewaySettings
+from global_scheduler.units import Unit, UnitRegistry
+from global_scheduler.upstream import UnitFailed
+from wire.length import LengthQuestion
+from wire.prediction import EndedRequest, SentRequest, Slo
+
+
+class TwinGateway:
+    """Serves a workload on a fleet."""
+
+    def __init__(
+        self,
+        case: Case,
+        settings: GatewaySettings,
+        specs: list[UnitSpec],
+        fleet: TwinFleet,
+        beliefs: Beliefs,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        self._case, self._settings, self._fleet, self._beliefs = case, settings, fleet, beliefs
+        self._clock = clock
+        self._model = specs[0].model.model_name
+        num_present = len(specs) - case.fleet.num_standby
+        urls = [(spec.name, f"http://{spec.name}") for spec in specs[:num_present]]
+        self._units = UnitRegistry(Unit(name, url, url) for name, url in urls)
+        self._ledger = Ledger(clock)
+        metrics, log = GatewayMetrics(), DecisionLog()
+        self._late_binding = _late_binding(settings, self._units, metrics, clock)
+        routing = Routing(
+            POLICIES[settings.policy],
+            settings.num_query_predictors,
+            AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
+            settings.goal_defaults,
+            settings.hold_above_s,
+        )
+        self._predictions = TwinPredictions(fleet)
+        self._dispatcher = Dispatcher(
+            self._units,
+            self._ledger,
+            self._predictions,
+            routing,
+            log,
+            metrics,
+            clock=clock,
+            wall_clock=clock,
+            rng=random.Random(case.seed),
+        )
+        self._health = TwinHealth(
+            fleet,
+            self._units,
+            {self._model: {"id": self._model}},
+            {spec.name: _cache_blocks(spec) for spec in specs},
+            interval_s=settings.health_interval_s,
+        )
+        self._provisioning = provisioning(
+            settings,
+            [spec.name for spec in specs[num_present:]],
+            case.fleet.standby_start_s,
+            fleet,
+            self._units,
+            self._health,
+            log,
+            self._late_binding,
+            metrics.registry,
+            clock,
+        )
+        self._pools = pool_parts(
+            settings,
+            self._units,
+            self._late_binding,
+            TwinBacklogs(fleet),
+            metrics.registry,
+            lambda: settings.goal_defaults,
+            clock=clock,
+            wall_clock=clock,
+        )
+
+    def background(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What runs beside the requests, until cancelled."""
+        return [
+            self._health.run,
+            self._late_binding.run,
+            self._provisioning.run,
+            *self._pools.background(),
+        ]
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._pools.close()
+
+    async def warm_up(self) -> None:
+        """Until all units are known to be healthy."""
+        for unit in self._units.all():
+            await self._health.check(unit)
+
+    async def serve(self, index: int, request: WorkloadRequest) -> RequestRecord:
+        """Answer one request, which arrives now."""
+        goals = self._case.goals_of(request.request_class)
+        job = self._job(request, Slo(ttft_ms=goals.ttft_ms, tpot_ms=goals.tpot_ms))
+        if not goals.are_sent or (goals.ttft_ms is None and goals.tpot_ms is None):
+            job = replace(job, slo=None)
+        record = RequestRecord(
+            request_id=request.request_id,
+            at_s=request.at_s,
+            request_class=request.request_class,
+            session=request.session,
+            num_prompt_tokens=request.num_prompt_tokens,
+            expected_output_tokens=job.length.mean_tokens,
+        )
+        try:
+            self._dispatcher.check_model(job.model)
+            self._late_binding.enter(job.waiting())
+            try:
+                tried = set[str]()
+                while not await self._attempt(index, request, job, record, tried):
+                    pass
+            finally:
+                self._late_binding.leave(job.request_id)
+        except TooManyRequests:
+            record.outcome = "rejected"
+        except (GatewayError, UnitFailed):
+            record.outcome = "failed"
+        return record
+
+    def _job(self, request: WorkloadRequest, slo: Slo) -> Job:
+        num_blocks = request.num_prompt_tokens // BLOCK_TOKENS
+        hashes = request.block_hashes[:num_blocks]
+        opening = f"{hashes[0]:x}" if hashes else ""
+        num_characters = request.num_prompt_tokens * CHARACTERS_PER_TOKEN
+        return Job(
+            request_id=request.request_id,
+            model=self._model,
+            arrived_s=self._clock(),
+            num_prompt_tokens=request.num_prompt_tokens,
+            length_question=LengthQuestion(text="", num_prompt_tokens=request.num_prompt_tokens),
+            length=self._beliefs.estimate(self._model, request),
+            max_tokens=request.max_tokens,
+            priority=request.priority,
+            importance=-request.priority,
+            user=request.user,
+            session_id=request.session,
+            prefix=Prefix(hashes, num_characters, opening),
+            is_streamed=True,
+            slo=slo,
+        )
+
+    async def _attempt(
+        self, index: int, request: WorkloadRequest, job: Job, record: RequestRecord, tried: set[str]
+    ) -> bool:
+        """As in ``global_scheduler.generations``: whether the request is answered."""
+        ticket = await self._late_binding.ticket(job.request_id)
+        took_s = self._predictions.took_s
+        try:
+            chosen = await self._dispatcher.dispatch(job, ticket, self._late_binding.limit_of)
+        except TooManyRequests as refusal:
+            self._late_binding.refused(ticket, refusal.reason)
+            raise
+        if isinstance(chosen, Postponed):
+            self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
+            return False
+        unit, decision = chosen
+        record.decision_ms = (self._predictions.took_s - took_s) * 1e3
+        record.is_stolen = ticket.is_stolen
+        self._late_binding.placed(ticket)
+        tried.add(unit.name)
+        may_retry = len(tried) < self._settings.max_attempts and any(
+            other.name not in tried for other in self._units.eligible(job.model)
+        )
+        sent_s = self._clock()
+        try:
+            flight = await self._fleet.send(
+                unit.name, _engine_request(index, request), self._sent(job)
+            )
+            await self._follow(flight, unit, job, record, decision, sent_s)
+        except UnitFailed as failure:
+            if failure.refused:
+                unit.refused(str(failure))
+            if not may_retry or record.ttft_ms is not None:
+                raise
+            self._late_binding.enter_again(ticket, tried=unit.name)
+            return False
+        finally:
+            self._ledger.ended(unit, job.request_id)
+            self._late_binding.wake()
+        return True
+
+    async def _follow(
+        self,
+        flight: Flight,
+        unit: Unit,
+        job: Job,
+        record: RequestRecord,
+        decision: Decision,
+        sent_s: float,
+    ) -> None:
+        """Until the answer has ended, and what it teaches."""
+        record.unit, record.waited_ms = unit.name, decision.waited_ms
+        record.predicted_ttft_ms = decision.predicted_ttft_ms
+        record.predicted_e2e_ms = decision.predicted_e2e_ms
+        await flight.first_token
+        first_s = self._clock()
+        record.ttft_ms = (first_s - job.arrived_s) * 1e3
+        self._ledger.streamed(unit, job.request_id, 1)
+        end = await flight.end
+        ended_s, num_tokens = self._clock(), end.num_output_tokens
+        record.outcome = "ok"
+        record.e2e_ms = (ended_s - job.arrived_s) * 1e3
+        record.num_output_tokens = num_tokens
+        record.num_cached_tokens = end.num_cached_tokens
+        record.num_preemptions = end.num_preemptions
+        if num_tokens > 1:
+            record.tpot_ms = (record.e2e_ms - record.ttft_ms) / (num_tokens - 1)
+        record.is_good = _is_good(record, self._case)
+        decision.status, decision.observed_output_tokens = 200, num_tokens
+        decision.observed_ttft_ms, decision.observed_e2e_ms = record.ttft_ms, record.e2e_ms
+        self._late_binding.rates.learn(
+            job.num_prompt_tokens, num_tokens, first_s - sent_s, ended_s - sent_s
+        )
+        self._beliefs.observe(self._model, num_tokens)
+        if decision.predicted_ttft_ms is not None:
+            outcome = EndedRequest(
+                request_id=job.request_id,
+                ttft_ms=(first_s - sent_s) * 1e3,
+                e2e_ms=(ended_s - sent_s) * 1e3,
+                num_output_tokens=num_tokens,
+            )
+            self._fleet.sidecars[unit.name].observe([outcome])
+
+    def _sent(self, job: Job) -> SentRequest:
+        return sent_request(self._ledger.entry(job.request_id), self._clock())
+
+
+def _cache_blocks(spec: UnitSpec) -> int:
+    """As an engine's metrics tell it; 0 without a cache."""
+    limits = spec.limits
+    num_tokens = limits.num_gpu_blocks * limits.block_size
+    return num_tokens // BLOCK_TOKENS if limits.enable_prefix_caching else 0
+
+
+def _late_binding(
+    settings: GatewaySettings,
+    units: UnitRegistry,
+    metrics: GatewayMetrics,
+    clock: Callable[[], float],
+) -> LateBinding:
+    limit = settings.worker_concurrency_limit
+    return LateBinding(
+        units,
+        Holding(
+            ORDERS[settings.queue_order],
+            max_requests=settings.max_queued_requests,
+            max_age_s=settings.max_queue_age_s,
+            max_overtakes=settings.max_overtakes,
+        ),
+        PoolBook(None),
+        Classifier(),
+        QueueMetrics(metrics.registry, clock),
+        clock=clock,
+        default_limit=FIRST_LIMIT if limit == "auto" else limit,
+        hold_above_s=settings.hold_above_s,
+    )
+
+
+def _engine_request(index: int, request: WorkloadRequest) -> EngineRequest:
+    most = request.max_tokens or request.num_output_tokens
+    return EngineRequest(
+        index=index,
+        num_prompt_tokens=request.num_prompt_tokens,
+        output_length=request.num_output_tokens,
+        max_tokens=most,
+        priority=request.priority,
+        block_hashes=np.array(request.block_hashes, dtype=np.int64),
+    )
+
+
+def _is_good(record: RequestRecord, case: Case) -> bool:
+    goals = case.goals_of(record.request_class)
+    pairs = ((goals.ttft_ms, record.ttft_ms), (goals.tpot_ms, record.tpot_ms))
+    return all(goal is None or (met is None or met <= goal) for goal, met in pairs)
