@@ -37,6 +37,8 @@ class TokenizerEncoder:
     def __init__(self, path: Path) -> None:
         file = path / "tokenizer.json" if path.is_dir() else path
         self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
 
     def encode(self, text: str) -> bytes:
         """The ids, 32 bits each."""

@@ -3,20 +3,22 @@ block hashes. Read once a process, which takes about a second."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
-from exp.emulator.tokens import TOKEN_BYTES, EstimatingEncoder, TokenizerEncoder, count_tokens
+from exp.emulator.tokens import TOKEN_BYTES, EstimatingEncoder, TokenizerEncoder
 from exp.workloads.errors import WorkloadError
 from exp.workloads.request import BLOCK_TOKENS
 from length_estimation.conversations import ASSISTANT, USER, Message
 from length_estimation.sharegpt import conversations, first_turns, packaged_file
 from length_estimation.splits import last_of_permutation
+from length_estimation.token_counter import TokenCounter
 
 TEST_SHARE = 0.1
 """Of first turns: those that the length estimator was not trained on."""
@@ -66,18 +68,13 @@ def first_chats(tokenizer: str | None) -> tuple[Chat, ...]:
     Raises:
         WorkloadError: ShareGPT is not installed, or the tokenizer cannot be read.
     """
-    encoder = _encoder(tokenizer)
-    turns = list(first_turns(_file()))
-    unseen = set(last_of_permutation(turns, seed=0, share=TEST_SHARE))
+    found = list(first_turns(_file()))
+    unseen = set(last_of_permutation(found, seed=0, share=TEST_SHARE))
+    turns = [turn for turn in found if turn.prompt.strip()]
+    counts = _count([text for turn in turns for text in turn], tokenizer)
     return tuple(
-        Chat(
-            turn.prompt,
-            count_tokens(encoder.encode(_readable(turn.prompt))),
-            count_tokens(encoder.encode(_readable(turn.response))),
-            turn in unseen,
-        )
-        for turn in turns
-        if turn.prompt.strip()
+        Chat(turn.prompt, max(1, num_prompt), max(1, num_output), turn in unseen)
+        for turn, num_prompt, num_output in zip(turns, counts[::2], counts[1::2], strict=True)
     )
 
 
@@ -93,13 +90,24 @@ def sessions(tokenizer: str | None, max_model_len: int) -> tuple[Session, ...]:
     return tuple(session for session in found if session.turns)
 
 
+def _count(texts: Sequence[str], tokenizer: str | None) -> list[int]:
+    if tokenizer is None:
+        return [-(-len(_readable(text).encode()) // TOKEN_BYTES) for text in texts]
+    return TokenCounter(Tokenizer.from_file(str(_tokenizer_file(tokenizer)))).count(texts)
+
+
 def _encoder(tokenizer: str | None) -> EstimatingEncoder | TokenizerEncoder:
     if tokenizer is None:
         return EstimatingEncoder()
+    return TokenizerEncoder(_tokenizer_file(tokenizer))
+
+
+def _tokenizer_file(tokenizer: str) -> Path:
     path = Path(tokenizer)
-    if not path.exists():
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
         raise WorkloadError(f"no tokenizer at {tokenizer}")
-    return TokenizerEncoder(path)
+    return file
 
 
 def _file() -> Path:
