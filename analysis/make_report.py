@@ -6,7 +6,7 @@ import argparse
 import base64
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +63,7 @@ class Picture(NamedTuple):
 def render(view: View) -> str:
     """The page; nothing in it is loaded from elsewhere."""
     results = view.results
+    drawn, left_out = figures(view)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -78,7 +79,8 @@ def render(view: View) -> str:
         config_json=(results.folder / CONFIG).read_text(encoding="utf-8"),
         system_name=view.system_name,
         capacities=list(capacity_tables(view)),
-        figures=[_picture(one) for one in figures(view)],
+        figures=[_picture(one) for one in drawn],
+        left_out=left_out,
         latencies=list(point_tables(view, LATENCIES)),
         workings=list(point_tables(view, WORKINGS)),
         configuration=[scenario_table(view), system_table(view)],
@@ -86,13 +88,20 @@ def render(view: View) -> str:
     )
 
 
-def figures(view: View) -> Iterator[Drawn]:
-    """Of all plots that the study names and has the results for."""
-    for name in view.results.config.study.plots or PLOTS:
-        try:
-            yield from PLOTS[name](view) if name in PLOTS else ()
-        except NothingToDraw:
+def figures(view: View) -> tuple[list[Drawn], list[str]]:
+    """Of all plots that the study names, and why some of them are left out."""
+    drawn: list[Drawn] = []
+    left_out = []
+    named = view.results.config.study.plots
+    for name in named or PLOTS:
+        if name not in PLOTS:
+            left_out.append(f"{name}: this version has no such figure")
             continue
+        try:
+            drawn += PLOTS[name](view)
+        except NothingToDraw as error:
+            left_out += [f"{name}: {error}"] if named else []
+    return drawn, left_out
 
 
 def _picture(drawn: Drawn) -> Picture:
