@@ -82,6 +82,16 @@ class Ledger:
             unit.num_uncached_tokens -= entry.num_uncached_tokens
             _learn_prefill_rate(unit, entry, entry.first_token_at_s - entry.sent_at_s)
 
+    def moved(self, request_id: str, unit: Unit, to: Unit) -> InFlight:
+        """An engine has handed a running request to another one."""
+        entry = self._entries[request_id]
+        self.ended(unit, request_id)
+        self.sent(to, entry)
+        if entry.first_token_at_s is not None:
+            to.num_uncached_tokens -= entry.num_uncached_tokens
+        entry.unit = to.name
+        return entry
+
     def ended(self, unit: Unit, request_id: str) -> None:
         """The request is over, well or not."""
         entry = self._entries.pop(request_id)

@@ -178,6 +178,14 @@ class Engines:
         """The engine is back, empty and with a cold cache."""
         self.fleet.engines[unit, layout.IS_DOWN] = 0
 
+    def running(self, unit: int) -> list[tuple[int, int]]:
+        """Index and computed tokens of each running request, in order of admission."""
+        slots = self.fleet.running[unit, : self.fleet.engines[unit, layout.NUM_RUNNING]]
+        seqs = self.fleet.seqs[slots]
+        return list(
+            zip(seqs[:, layout.INDEX].tolist(), seqs[:, layout.COMPUTED].tolist(), strict=True)
+        )
+
     def is_idle(self, unit: int) -> bool:
         """Whether it has no batch in flight."""
         return bool(self.fleet.clocks[unit, layout.ENDS_S] == np.inf)

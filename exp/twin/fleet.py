@@ -68,6 +68,25 @@ class TwinFleet:
         self.engines.add(index, request)
         return flight
 
+    def running(self, unit: str) -> list[tuple[int, int]]:
+        """Index and computed tokens of the requests that a unit runs."""
+        return self.engines.running(self._index_of[unit])
+
+    async def move(self, index: int, unit: str, sent: SentRequest, still_s: float) -> None:
+        """Take a request from its engine now and put it, with its KV, into another a bit later."""
+        flight = self._flights[index]
+        moved = self.engines.take(flight.unit, index)
+        self._by_index[flight.unit].ended(index)
+        flight.unit = self._index_of[unit]
+        self._by_index[flight.unit].sent(index, sent)
+        await asyncio.sleep(still_s)
+        if flight.unit in self._down:
+            del self._flights[index]
+            self._by_index[flight.unit].ended(index)
+            flight.fail("connection reset")
+        else:
+            self.engines.put(flight.unit, moved)
+
     def fail(self, unit: str) -> None:
         """An engine dies with all it has."""
         index = self._index_of[unit]

@@ -19,6 +19,7 @@ from exp.study.records import RequestRecord
 from exp.twin.beliefs import Beliefs
 from exp.twin.engines import EngineRequest
 from exp.twin.fleet import Flight, TwinBacklogs, TwinFleet, TwinPredictions
+from exp.twin.migration import Migration, Underway
 from exp.twin.provisioning import TwinHealth, provisioning
 from exp.twin.units import UnitSpec
 from exp.workloads.request import BLOCK_TOKENS, WorkloadRequest
@@ -86,6 +87,11 @@ class TwinGateway:
             wall_clock=clock,
             rng=random.Random(case.seed),
         )
+        self._underway: dict[int, Underway] = {}
+        by_name = {spec.name: spec for spec in specs}
+        self._migration = Migration(
+            fleet, by_name, self._units, self._ledger, self._underway, clock
+        )
         self._health = TwinHealth(
             fleet,
             self._units,
@@ -118,7 +124,9 @@ class TwinGateway:
 
     def background(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """What runs beside the requests, until cancelled."""
+        moves = [self._migration.run] if self._case.twin.migration == "llumnix" else []
         return [
+            *moves,
             self._health.run,
             self._late_binding.run,
             self._provisioning.run,
@@ -207,7 +215,8 @@ class TwinGateway:
         may_retry = len(tried) < self._settings.max_attempts and any(
             other.name not in tried for other in self._units.eligible(job.model)
         )
-        sent_s = self._clock()
+        sent_s, record.unit = self._clock(), unit.name
+        self._underway[index] = Underway(record, unit)
         try:
             flight = await self._fleet.send(
                 unit.name, _engine_request(index, request), self._sent(job)
@@ -221,6 +230,7 @@ class TwinGateway:
             self._late_binding.enter_again(ticket, tried=unit.name)
             return False
         finally:
+            unit = self._underway.pop(index).unit  # migration may have taken it elsewhere
             self._ledger.ended(unit, job.request_id)
             self._late_binding.wake()
         return True
@@ -235,7 +245,7 @@ class TwinGateway:
         sent_s: float,
     ) -> None:
         """Until the answer has ended, and what it teaches."""
-        record.unit, record.waited_ms = unit.name, decision.waited_ms
+        record.waited_ms = decision.waited_ms
         record.predicted_ttft_ms = decision.predicted_ttft_ms
         record.predicted_e2e_ms = decision.predicted_e2e_ms
         await flight.first_token
@@ -258,7 +268,7 @@ class TwinGateway:
             job.num_prompt_tokens, num_tokens, first_s - sent_s, ended_s - sent_s
         )
         self._beliefs.observe(self._model, num_tokens)
-        if decision.predicted_ttft_ms is not None:
+        if decision.predicted_ttft_ms is not None and not record.num_migrations:
             outcome = EndedRequest(
                 request_id=job.request_id,
                 ttft_ms=(first_s - sent_s) * 1e3,

@@ -148,6 +148,12 @@ class TwinSidecar:
             return predictions
         return [self._calibration.calibrate(raw) for raw in predictions]
 
+    def freeness(self) -> float:
+        """Llumnix's: free blocks, less those that waiting prompts want, for each request."""
+        seen = self._look()
+        free = seen.kv_blocks_free - seen.kv_blocks_wanted
+        return free / max(1, seen.num_running + seen.num_waiting)
+
     def drain(self, backlog: BacklogRequest) -> BacklogPrediction:
         """How the unit would work off a backlog, whose own ``sent`` is not looked at.
 

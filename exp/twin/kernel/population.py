@@ -112,8 +112,9 @@ def lay_out(
     figures[:] = 0
     num_running = head[EXPORT_RUNNING]
     num_rows = num_running + head[EXPORT_WAITING]
+    told = fleet.exports[unit]
     for row in range(num_rows):
-        _lay_known(fleet, unit, row, beliefs, now_s, population)
+        _lay_known(told[row], row, row < num_running, beliefs, now_s, population)
     for place in range(num_beliefs):
         belief = beliefs.order[place]
         if _is_unseen(beliefs, belief, now_s, head[EXPORT_LEFT_OUT] > 0):
@@ -124,9 +125,9 @@ def lay_out(
     figures[SEQS_RUNNING] = num_running
     figures[SEQS_WAITING] = num_rows - num_running
     _sum_up(population, num_running)
-    _share_blocks(fleet, unit, population)
-    duration_s = _batch_s(fleet, unit, table) if head[EXPORT_HAS_BATCH] else 0.0
-    _end_batch(fleet, unit, population)
+    _share_blocks(told, head[EXPORT_FREE], population)
+    duration_s = _batch_s(told, num_running, table) if head[EXPORT_HAS_BATCH] else 0.0
+    _end_batch(told, head[EXPORT_FREE], population)
     if population.limits[kernel.BY_PRIORITY] == 1:
         _sort_by_priority(population)
     return duration_s
@@ -143,10 +144,10 @@ def _refresh(fleet: Fleet, unit: int, now_s: float) -> None:
 
 @seldom
 def _lay_known(
-    fleet: Fleet, unit: int, row: int, beliefs: Beliefs, now_s: float, population: Population
+    seq: Ints, row: int, is_running: bool, beliefs: Beliefs, now_s: float, population: Population
 ) -> None:
     """A sequence of the engine's; what to expect of it is what its gateway has told, if any."""
-    seq, limits = fleet.exports[unit, row], population.limits
+    limits = population.limits
     index = seq[INDEX]
     belief = beliefs.row_of[index] if index < beliefs.row_of.size else NONE
     prompt, tokens = seq[PROMPT], seq[TOKENS]
@@ -158,9 +159,7 @@ def _lay_known(
         num_points = beliefs.facts[belief, NUM_POINTS]
     points = beliefs.points[max(belief, 0)]
     remaining = remaining_tokens(expected, points, num_points, tokens - prompt, most)
-    computed = seq[COMPUTED]
-    if row >= fleet.export_heads[unit, EXPORT_RUNNING]:
-        computed = _prefix_hit(seq[HIT], tokens, limits)
+    computed = seq[COMPUTED] if is_running else _prefix_hit(seq[HIT], tokens, limits)
     _write_row(population.rows[row], tokens, computed, remaining, max(1, most - tokens + prompt))
     population.rows[row, kernel.PRIORITY] = seq[PRIORITY]
     population.rows[row, kernel.ARRIVAL] = seq[ARRIVAL]
@@ -251,21 +250,20 @@ def _sum_up(population: Population, num_running: int) -> None:
 
 
 @inlined
-def _held(fleet: Fleet, unit: int, row: int, block_size: int) -> int:
+def _held(seq: Ints, block_size: int) -> int:
     """Blocks of a running sequence that serve its tokens."""
-    seq = fleet.exports[unit, row]
     return min(seq[NUM_BLOCKS], blocks_of(seq[COMPUTED] + seq[CHUNK], block_size))
 
 
 @seldom
-def _share_blocks(fleet: Fleet, unit: int, population: Population) -> None:
+def _share_blocks(told: Ints, num_free: int, population: Population) -> None:
     """What running sequences hold beyond the used blocks is prefixes in common."""
     limits, rows = population.limits, population.rows
     block_size, num_running = limits[kernel.BLOCK_SIZE], population.figures[SEQS_RUNNING]
-    shared = fleet.export_heads[unit, EXPORT_FREE] - limits[kernel.NUM_BLOCKS]
+    shared = num_free - limits[kernel.NUM_BLOCKS]
     num_prefixes, most_prefixes = 0, 0
     for row in range(num_running):
-        held = _held(fleet, unit, row, block_size)
+        held = _held(told[row], block_size)
         shared += held
         prefix = min(held, rows[row, kernel.PROMPT] // block_size)
         num_prefixes += prefix
@@ -275,7 +273,7 @@ def _share_blocks(fleet: Fleet, unit: int, population: Population) -> None:
     is_prefix = num_prefixes - most_prefixes >= shared
     longest = 0
     for row in range(num_running):
-        most = _held(fleet, unit, row, block_size)
+        most = _held(told[row], block_size)
         if is_prefix:
             most = min(most, rows[row, kernel.PROMPT] // block_size)
         borrowed = min(shared, most, longest)
@@ -285,11 +283,11 @@ def _share_blocks(fleet: Fleet, unit: int, population: Population) -> None:
 
 
 @seldom
-def _batch_s(fleet: Fleet, unit: int, table: StepTable) -> float:
+def _batch_s(told: Ints, num_running: int, table: StepTable) -> float:
     """Seconds that the batch in flight takes by the sidecar's own step times."""
     num_decodes, decode_kv, num_prefills, tokens, kv, attention, grid_s = 0, 0, 0, 0, 0, 0.0, 0.0
-    for row in range(fleet.export_heads[unit, EXPORT_RUNNING]):
-        count, context = fleet.exports[unit, row, CHUNK], fleet.exports[unit, row, COMPUTED]
+    for row in range(num_running):
+        count, context = told[row, CHUNK], told[row, COMPUTED]
         if count == 1:
             num_decodes += 1
             decode_kv += context
@@ -303,15 +301,15 @@ def _batch_s(fleet: Fleet, unit: int, table: StepTable) -> float:
 
 
 @seldom
-def _end_batch(fleet: Fleet, unit: int, population: Population) -> None:
+def _end_batch(told: Ints, free: int, population: Population) -> None:
     """Count the tokens of the batch in flight, and drop the rows that end with it."""
     limits, rows, figures = population.limits, population.rows, population.figures
-    block_size, free = limits[kernel.BLOCK_SIZE], fleet.export_heads[unit, EXPORT_FREE]
+    block_size = limits[kernel.BLOCK_SIZE]
     num_kept, num_running, num_first = 0, 0, 0
     limits[kernel.HITS_END] = free
     for index in range(figures[NUM_ROWS]):
         row, is_running = rows[index], index < figures[SEQS_RUNNING]
-        count = fleet.exports[unit, index, CHUNK] if is_running else 0
+        count = told[index, CHUNK] if is_running else 0
         if count > 0:
             row[kernel.COMPUTED] += count
             if row[kernel.COMPUTED] >= row[kernel.TOKENS]:
