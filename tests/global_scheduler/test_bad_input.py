@@ -162,9 +162,18 @@ async def test_the_admin_api_is_guarded(
     """Without a token it is open to loopback only."""
     async with fleet(ScriptedEngine(), host=host, admin_token=token) as running:
         headers = {"authorization": header} if header else {}
-        for path in ("/admin/units", "/admin/policy", "/admin/decisions"):
+        for path in ("/admin/units", "/admin/policy", "/admin/decisions", "/admin/settings"):
             assert (await running.client.get(path, headers=headers)).status_code == status
         assert (await running.client.get("/health")).status_code == 200
+
+
+async def test_what_the_gateway_was_started_with_is_shown_without_its_secrets() -> None:
+    """By the settings' names."""
+    async with fleet(ScriptedEngine(), api_key=["sesame"], queue_order="sjf") as running:
+        shown = await running.client.get("/admin/settings")
+    assert shown.json()["queue_order"] == "sjf"
+    assert "api_key" not in shown.json()
+    assert "sesame" not in shown.text
 
 
 def test_a_configuration_that_cannot_be_used_is_refused_before_serving(tmp_path: Path) -> None:

@@ -73,10 +73,10 @@ def switch(admin: Admin, options: Mapping[str, str]) -> None:
 
 def _settings(options: Mapping[str, str]) -> dict[str, Any]:
     try:
-        settings = GatewaySettings(_cli_parse_args=list(gateway_flags(options)))  # type: ignore[call-arg]
-    except (ValidationError, SystemExit) as error:
-        raise CaseError(f"gateway {dict(options)}: {error}") from None
-    return settings.model_dump(mode="json")
+        return GatewaySettings(**options).model_dump(mode="json")  # type: ignore[arg-type]
+    except ValidationError as error:
+        told = [f"gateway.{one['loc'][0]} {one['input']!r}: {one['msg']}" for one in error.errors()]
+        raise CaseError("; ".join(told)) from None
 
 
 def _check_units(case: Case, admin: Admin) -> None:
