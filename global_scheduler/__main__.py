@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
+import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,24 +16,26 @@ from pydantic_settings import CliApp, SettingsConfigDict
 
 from global_scheduler.app import create_app
 from global_scheduler.errors import GatewayError
+from global_scheduler.serving import (
+    CONTROL_SOCKET,
+    serving_options,
+    set_up_logging,
+    tune_collector,
+)
 from global_scheduler.settings import GatewaySettings
+from global_scheduler.workers.processes import Workers
 from length_estimation.model_folder import ModelFolderError
 from wire.model_config import ConfigError
 
-SHUTDOWN_GRACE_S = 5
-GC_THRESHOLDS = 10_000, 20, 50
-"""Allocations between collections; Python's own of 700 cost a tenth of the gateway's speed."""
+logger = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Run until told to stop; 2 for a configuration that cannot be used."""
     try:
         settings = read_settings(sys.argv[1:])
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
-        app = create_app(settings)
+        set_up_logging(settings.log_level)
+        _serve(settings)
     except ValidationError as error:
         for item in error.errors():
             flag = "--" + "-".join(str(part) for part in item["loc"]).replace("_", "-")
@@ -41,22 +44,25 @@ def main() -> int:
     except (GatewayError, ConfigError, ModelFolderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # What was imported and configured stays: no collection need look at it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    uvicorn.run(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
-    )
     return 0
+
+
+def _serve(settings: GatewaySettings) -> None:
+    options = serving_options(settings.log_level)
+    if settings.workers == 1:
+        app = create_app(settings)
+        tune_collector()
+        uvicorn.run(app, host=settings.host, port=settings.port, **options)
+        return
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.create_server((settings.host, settings.port), family=family)
+    host, port = listener.getsockname()[:2]
+    logger.info("%d workers serve http://%s:%d", settings.workers, host, port)
+    with listener, tempfile.TemporaryDirectory(prefix="astrolabe-") as folder:
+        workers = Workers(settings.workers, listener, Path(folder), settings.log_level)
+        app = create_app(settings, workers)
+        tune_collector()
+        uvicorn.run(app, uds=str(Path(folder) / CONTROL_SOCKET), **options)
 
 
 def read_settings(argv: Sequence[str]) -> GatewaySettings:

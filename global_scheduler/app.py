@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import aiohttp
 import anyio
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from global_scheduler.admin import admin_router, require_token, settings_router
-from global_scheduler.assembly import KEEPALIVE_S, Foundation, Parts, secret
+from global_scheduler.assembly import Foundation, Parts, secret
 from global_scheduler.dashboard import dashboard_router
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
 from global_scheduler.gateway import Gateway
@@ -28,16 +28,20 @@ from global_scheduler.quotas.assembly import open_limiter
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry, new_unit, parse_unit
+from global_scheduler.upstream import KEEPALIVE_S
+from global_scheduler.workers.messages import Configured
+from global_scheduler.workers.processes import Workers
 from wire.host_config import load_host_configs
 
 
 class App:
     """``/v1/*`` goes to the gateway, everything else to FastAPI."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, workers: Workers | None = None) -> None:
         self.units = UnitRegistry(_configured_units(settings))
         self.metrics = GatewayMetrics()
         self._settings = settings
+        self._workers = workers
         self._base = _foundation(settings, self.units, self.metrics)
         self._gateway: Gateway | None = None
         self._control = FastAPI(
@@ -79,9 +83,22 @@ class App:
             async with anyio.create_task_group() as tasks:
                 for task in parts.background():
                     tasks.start_soon(task)
-                yield
+                async with self._working(parts):
+                    yield
                 tasks.cancel_scope.cancel()
             await parts.close()
+
+    def _working(self, parts: Parts) -> AbstractAsyncContextManager[None]:
+        if self._workers is None:
+            return nullcontext()
+        settings = self._settings
+        hello = Configured(
+            settings.max_body_bytes,
+            tuple(key.get_secret_value() for key in settings.api_key),
+            secret(settings.engine_api_key),
+            settings.engine_timeout_s,
+        )
+        return self._workers.running(parts.generations, self.metrics, hello)
 
     def _add_admin(self, parts: Parts) -> None:
         settings = self._settings
@@ -99,8 +116,8 @@ class App:
         self._control.include_router(dashboard_router())
 
 
-def create_app(settings: GatewaySettings) -> App:
-    """The gateway as an ASGI application.
+def create_app(settings: GatewaySettings, workers: Workers | None = None) -> App:
+    """The gateway as an ASGI application; ``workers`` hold its clients' connections if given.
 
     Raises:
         BadRequest: a unit or a quota cannot be parsed.
@@ -109,7 +126,7 @@ def create_app(settings: GatewaySettings) -> App:
         OSError: the tokenizer is not there, or the request log cannot be opened.
         ModelFolderError: the length estimator cannot be used.
     """
-    return App(settings)
+    return App(settings, workers)
 
 
 def _configured_units(settings: GatewaySettings) -> list[Unit]:

@@ -46,10 +46,8 @@ from global_scheduler.quotas.limiter import Limiter
 from global_scheduler.request_log import RequestLog
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import UnitRegistry
-from global_scheduler.upstream import CONNECT_TIMEOUT_S, Upstream
+from global_scheduler.upstream import CONNECT_TIMEOUT_S, KEEPALIVE_S, Upstream
 
-KEEPALIVE_S = 4.0
-"""Shorter than uvicorn's and vLLM's 5 s, so that the gateway closes idle connections first."""
 FIRST_LIMIT = 8
 """AdaSplit's; where limits are derived, until the first one is."""
 
@@ -196,7 +194,7 @@ class Parts:
             self.late_binding.rates,
             base.request_log,
         )
-        generations = Generations(
+        self.generations = Generations(
             base.units,
             self.ledger,
             self.late_binding,
@@ -219,7 +217,7 @@ class Parts:
         )
 
         async def generate(exchange: Exchange, request: GenerationRequest, body: bytes) -> None:
-            await generations.serve(exchange, request, partial(carry, upstream, exchange, body))
+            await self.generations.serve(exchange, request, partial(carry, upstream, exchange, body))
 
         return Gateway(
             generate,

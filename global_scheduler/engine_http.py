@@ -40,6 +40,8 @@ class Origin(NamedTuple):
     is_tls: bool
     host_header: bytes
     base_path: str
+    socket_path: str | None = None
+    """Of a Unix socket, in place of host and port."""
 
     @classmethod
     def of(cls, url: str) -> Origin:
@@ -53,6 +55,11 @@ class Origin(NamedTuple):
         host_header = parts.netloc.rpartition("@")[2].encode("idna")
         port = parts.port or (443 if is_tls else 80)
         return cls(parts.hostname or "", port, is_tls, host_header, parts.path.rstrip("/"))
+
+    @classmethod
+    def of_socket(cls, path: str) -> Origin:
+        """A server on a Unix socket."""
+        return cls("", 0, False, b"localhost", "", path)
 
 
 class Response:
@@ -352,16 +359,21 @@ class ConnectionPool:
         return None
 
     async def _connect(self, origin: Origin) -> Connection:
+        _, connection = await asyncio.wait_for(self._open(origin), self._connect_timeout_s)
+        return connection
+
+    async def _open(self, origin: Origin) -> tuple[asyncio.BaseTransport, Connection]:
+        loop = asyncio.get_running_loop()
+
+        def connection() -> Connection:
+            return Connection(self._idle[origin])
+
+        if origin.socket_path is not None:
+            return await loop.create_unix_connection(connection, origin.socket_path)
         if origin.is_tls and self._tls is None:
             self._tls = ssl.create_default_context()
-        connecting = asyncio.get_running_loop().create_connection(
-            lambda: Connection(self._idle[origin]),
-            origin.host,
-            origin.port,
-            ssl=self._tls if origin.is_tls else None,
-        )
-        _, connection = await asyncio.wait_for(connecting, self._connect_timeout_s)
-        return connection
+        tls = self._tls if origin.is_tls else None
+        return await loop.create_connection(connection, origin.host, origin.port, ssl=tls)
 
 
 def _request(origin: Origin, method: str, target: str, headers: RawHeaders, body: bytes) -> bytes:

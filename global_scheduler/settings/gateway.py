@@ -75,6 +75,11 @@ class GatewaySettings(
     hosts: Path | None = Field(
         default=None, description="a host configuration file that lists the units"
     )
+    workers: PositiveInt = Field(
+        default=1,
+        description="processes that relay between clients and engines; with more than one, another "
+        "process decides for all of them",
+    )
     policy: PolicyName = Field(
         default="min_new_request_latency", description="how a unit is chosen"
     )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -16,7 +19,9 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from global_scheduler.app import App, create_app
+from global_scheduler.serving import CONTROL_SOCKET
 from global_scheduler.settings import GatewaySettings
+from global_scheduler.workers.processes import Workers
 from wire.prediction import (
     BacklogItem,
     BacklogPrediction,
@@ -41,20 +46,24 @@ class Broken(Exception):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an ASGI application on a free port; gives its URL."""
-    config = uvicorn.Config(app, port=0, log_level="critical", access_log=False)
+async def serving(app: ASGIApp, path: str | None = None) -> AsyncIterator[str]:
+    """Serve an ASGI application on a free port, or a Unix socket; gives the URL of the port."""
+    config = uvicorn.Config(app, port=0, uds=path, log_level="critical", access_log=False)
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
     await server.startup()
     loop = asyncio.ensure_future(server.main_loop())
     try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield "" if path else _url_of(server.servers[0].sockets[0])
     finally:
         server.should_exit = server.force_exit = True
         await loop
         await server.shutdown()
+
+
+def _url_of(listener: Any) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 Behaviour = Callable[[Scope, bytes, Receive, Send], Awaitable[None]]
@@ -247,9 +256,25 @@ async def fleet(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Flee
             "seed": 1,
         }
         chosen = GatewaySettings(unit=units, **(defaults | settings))
-        app = create_app(chosen)
-        async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:
+        async with (
+            _gateway(chosen) as (app, url),
+            httpx.AsyncClient(base_url=url, timeout=10) as client,
+        ):
             yield Fleet(client, app, list(engines))
+
+
+@asynccontextmanager
+async def _gateway(settings: GatewaySettings) -> AsyncIterator[tuple[App, str]]:
+    if settings.workers == 1:
+        app = create_app(settings)
+        async with serving(app) as url:
+            yield app, url
+        return
+    with socket.create_server(("127.0.0.1", 0)) as listener, TemporaryDirectory() as folder:
+        workers = Workers(settings.workers, listener, Path(folder), "critical")
+        app, url = create_app(settings, workers), _url_of(listener)
+        async with serving(app, str(Path(folder) / CONTROL_SOCKET)):
+            yield app, url
 
 
 @asynccontextmanager
