@@ -84,8 +84,7 @@ class KernelAnswers:
         last_s = float(run.times[:, END].max(initial=NEVER))
         return BacklogAnswer(
             requests=tuple(
-                _answer_of(run, engine.size + index, item.remaining_tokens, start_s)
-                for index, item in enumerate(backlog)
+                _answers_of(run, engine.size, [one.remaining_tokens for one in backlog], start_s)
             ),
             drain_s=start_s + last_s if last_s != NEVER else 0.0,
             added_delay_others_s=added_delays(run.times, alone)[0],
@@ -98,11 +97,11 @@ class KernelAnswers:
         lengths = sorted({tokens for _, tokens in newcomer.output_quantiles})
         if not lengths:
             run = self._runner.play(engine.arrays, rows, engine.table, until_all=False)
-            return _answer_of(run, engine.size, newcomer.remaining_tokens, start_s)
+            return _answers_of(run, engine.size, [newcomer.remaining_tokens], start_s)[0]
         rows[0, REMAINING] = lengths[0]
         marks = np.array(lengths, dtype=np.int64)
         run = self._runner.play(engine.arrays, rows, engine.table, until_all=False, marks=marks)
-        answer = _answer_of(run, engine.size, lengths[-1], start_s)
+        (answer,) = _answers_of(run, engine.size, lengths[-1:], start_s)
         _spread(answer, run, marks, newcomer, start_s)
         return answer
 
@@ -116,7 +115,7 @@ class KernelAnswers:
         delay_s, max_delay_s = added_delays(run.times, alone)
         gap_s = max(0.0, run.longest_step_s - engine.alone_longest_step_s)
         num_broken = count_broken(run.times, alone, engine.goals, start_s)
-        answer = _answer_of(run, engine.size, newcomer.remaining_tokens, start_s)
+        (answer,) = _answers_of(run, engine.size, [newcomer.remaining_tokens], start_s)
         if newcomer.output_quantiles:
             answer = self._answer(engine, newcomer, start_s)
         answer.added_delay_others_s = delay_s
@@ -134,18 +133,24 @@ class KernelAnswers:
         return engine.alone
 
 
-def _answer_of(run: Run, slot: int, num_tokens: int, start_s: float) -> Answer:
-    queue_s, ttft_s, e2e_s = run.times[slot].tolist()
-    counters = run.counters
-    return Answer(
-        queue_s=start_s + queue_s,
-        ttft_s=start_s + ttft_s,
-        tpot_s=(e2e_s - ttft_s) / max(1, num_tokens - 1),
-        e2e_s=start_s + e2e_s,
-        added_delay_others_s=0.0,
-        num_preempted=counters.item(PREEMPTIONS_MET),
-        num_own_preemptions=counters.item(OWN_PREEMPTIONS),
-    )
+def _answers_of(run: Run, first: int, num_tokens: Sequence[int], start_s: float) -> list[Answer]:
+    """Those of the newcomers, which come from slot ``first`` on, by their output lengths."""
+    num_preempted: int = run.counters.item(PREEMPTIONS_MET)
+    num_own_preemptions: int = run.counters.item(OWN_PREEMPTIONS)
+    return [
+        Answer(
+            queue_s=start_s + queue_s,
+            ttft_s=start_s + ttft_s,
+            tpot_s=(e2e_s - ttft_s) / max(1, tokens - 1),
+            e2e_s=start_s + e2e_s,
+            added_delay_others_s=0.0,
+            num_preempted=num_preempted,
+            num_own_preemptions=num_own_preemptions,
+        )
+        for (queue_s, ttft_s, e2e_s), tokens in zip(
+            run.times[first:].tolist(), num_tokens, strict=True
+        )
+    ]
 
 
 def _spread(

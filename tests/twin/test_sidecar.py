@@ -60,7 +60,7 @@ class Unit:
             max_tokens=rng.choice([None, 60]),
             priority=rng.randint(0, 2),
             num_cached_tokens=rng.choice([0, 40]),
-            slo=rng.choice([None, Slo(ttft_ms=rng.uniform(1, 300), tpot_ms=rng.uniform(1, 30))]),
+            slo=rng.choice([None, Slo(ttft_ms=rng.uniform(50, 1500), tpot_ms=rng.uniform(15, 60))]),
         )
         self.sent[index] = told, self.engines.now_s
         self.sidecar.sent(index, told)
