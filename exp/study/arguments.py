@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from exp.study.case import TwinOptions
 from exp.study.catalogue import STUDIES, build_study
 from exp.study.code_version import PROJECT
 from exp.study.errors import PlanError
@@ -32,8 +33,11 @@ examples:
   bash exp/experiment.sh main --backend cluster --gateway http://10.0.0.5:8200 --rates 10,20,30
 
 Results: OUT/STUDY/TIME/{config.json,requests.parquet,summary.json,commit.txt,figures/}; the folder
-is printed last. A study that was interrupted goes on where it stopped with the same command. On a
-cluster the fleet is the one that is there, whatever the study's own is: give rates that fit it.
+is printed last. A study that was interrupted goes on where it stopped with the same command.
+
+On a cluster the fleet is the one that is there: choose a scenario with as many units and rates that
+fit them. Some of the gateway's settings can only be given when it starts; a run that wants others
+fails and says which, so that systems may have to be run one after another (--systems).
 """
 
 
@@ -149,6 +153,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _study(asked: argparse.Namespace) -> Study:
     study = build_study(asked.study, _traces(asked.trace), is_quick=asked.quick)
+    if asked.backend != "twin":
+        study = _without_twins(study)
     scenarios = _only("--scenarios", asked.scenarios, study.scenarios)
     systems = _only("--systems", asked.systems, study.systems)
     scenarios = tuple(_changed(one, asked) for one in scenarios)
@@ -166,12 +172,24 @@ def _study(asked: argparse.Namespace) -> Study:
     return changed
 
 
+def _without_twins(study: Study) -> Study:
+    """What real engines can run: they do not migrate requests, and nobody knows lengths ahead."""
+    systems = tuple(one for one in study.systems if not one.migration and not one.lengths)
+    scenarios = tuple(one for one in study.scenarios if one.twin == TwinOptions())
+    names = {one.name for one in study.systems} | {one.name for one in study.scenarios}
+    names -= {one.name for one in systems} | {one.name for one in scenarios}
+    if names:
+        print(f"left out, as only the twin can run it: {', '.join(sorted(names))}", file=sys.stderr)
+    return msgspec.structs.replace(study, scenarios=scenarios, systems=systems)
+
+
 def _changed(scenario: Scenario, asked: argparse.Namespace) -> Scenario:
     requests = asked.requests or scenario.workload.num_requests
+    has_curve = scenario.rates_per_s or asked.scenarios
     return msgspec.structs.replace(
         scenario,
         workload=with_requests(scenario.workload, requests),
-        rates_per_s=asked.rates if asked.rates and scenario.rates_per_s else scenario.rates_per_s,
+        rates_per_s=asked.rates if asked.rates and has_curve else scenario.rates_per_s,
         capacity_near_per_s=scenario.capacity_near_per_s if asked.capacity else None,
     )
 

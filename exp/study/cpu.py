@@ -37,7 +37,11 @@ class CpuWatch:
 
     def cores_used(self) -> dict[str, float]:
         """By figure: the median over seconds, which leaves out start and end. Empty if none ran."""
-        return {name: statistics.median(cores) for name, cores in self._samples.items() if cores}
+        return {
+            name: round(statistics.median(cores), 3)
+            for name, cores in self._samples.items()
+            if cores
+        }
 
     def _watch(self) -> None:
         before_s: dict[int, float] = {}

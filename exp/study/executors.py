@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from exp.study.case import Case
 from exp.study.code_version import PROJECT
-from exp.study.errors import PlanError
+from exp.study.errors import CaseError, PlanError
 from exp.study.execution import Backend, Execution, execute
 
 NOT_SENT = [".git", ".venv*", ".astrolabe", "results", "docs", "tests", "**/__pycache__"]
@@ -121,7 +121,18 @@ class RayExecutor:
 
     def submit(self, case: Case) -> Future[Execution]:
         """See ``Executor``."""
-        future: Future[Execution] = self._execute.remote(case, self._backend).future()
+        future: Future[Execution] = Future()
+
+        def hand_over(done: Future[Execution]) -> None:
+            try:
+                future.set_result(done.result())
+            except self._ray.exceptions.RayError as error:
+                cause = (
+                    error.cause if isinstance(error, self._ray.exceptions.RayTaskError) else None
+                )
+                future.set_exception(cause or CaseError(f"{case.system}: lost by Ray: {error}"))
+
+        self._execute.remote(case, self._backend).future().add_done_callback(hand_over)
         return future
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ Of the run:
 =============================  =====================================================================
 ``duration_s``                 from the first arrival to the last answer
 ``decision_ms.p99``            as above: asking and choosing
-``deciding_share``             all of it over the duration: the share of a core
+``deciding_share``             all of it over the duration; in the twin: the share of a core
 ``prediction.e2e_error``       mean of |predicted - true| / true
 ``prediction.e2e_bias``        median of (predicted - true) / true
 ``prediction.ttft_error_ms``   mean of |predicted - true|
