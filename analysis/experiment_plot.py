@@ -172,7 +172,7 @@ def draw_distributions(view: View, scenario: Scenario, name: str) -> Drawn:
 def _draw_distribution(whole: Axes, tail: Axes, by_seed: np.ndarray, system: Shown) -> None:
     middle, low, high = np.median(by_seed, 0), by_seed.min(0), by_seed.max(0)
     for axes, shares in ((whole, SHARES), (tail, 1 - SHARES)):
-        axes.plot(middle, shares, **system.style.marks(system.label), markevery=(7, 18))
+        axes.plot(middle, shares, **system.style.marks(system.label), markevery=0.12)
         axes.fill_betweenx(shares, low, high, **system.style.band())
 
 

@@ -96,7 +96,7 @@ def plain_logs(*some: Axis) -> None:
 def tail(axes: Axes, values: npt.NDArray[np.float64], style: Style, label: str) -> None:
     """The share of values that are larger, against the value."""
     larger = 1 - np.arange(len(values)) / len(values)
-    axes.step(np.sort(values), larger, where="post", **style.line(label))
+    axes.step(np.sort(values), larger, where="post", markevery=0.12, **style.marks(label))
 
 
 def label_ends(axes: Axes) -> None:

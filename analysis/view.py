@@ -34,7 +34,7 @@ KNOWN = {
     "prefix_affinity": Style("#9fbf7f", (0, (6, 2, 2, 2)), "v", 1.6, "++"),
     "adasplit": Style(PURPLE, (0, (4, 2)), "P", 1.6, ".."),
     "least_outstanding": Style(OCHRE, (0, (1, 1)), "X", 1.6, "oo"),
-    "power_of_two": Style("#e3cf7a", (0, (2, 1)), "p", 1.6, "||"),
+    "power_of_two": Style("#bda75a", (0, (2, 1)), "p", 1.6, "||"),
     "round_robin": Style(GREY, ":", ">", 1.6, "///"),
     "random": Style(LIGHT_GREY, (0, (1, 3)), "<", 1.6, "O"),
 }

@@ -138,5 +138,5 @@ def auto_provision() -> Study:
             variant(OURS, "preemptive", "preemptive", {"provisioning": "preemptive"}),
             variant(OURS, "fixed_12", "12 units", {"min_units": "12"}, units=12),
         ),
-        plots=("experiment_plot",),
+        plots=("provision_plot",),
     )
