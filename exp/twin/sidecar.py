@@ -16,9 +16,10 @@ import numpy as np
 from exp.twin.engines import Engines
 from exp.twin.kernel import beliefs as columns
 from exp.twin.kernel import layout
-from exp.twin.kernel import population as figures
+from exp.twin.kernel import sequences as figures
 from exp.twin.kernel.beliefs import enlarged, make_beliefs
-from exp.twin.kernel.population import lay_out, make_population
+from exp.twin.kernel.population import lay_out
+from exp.twin.kernel.sequences import make_population
 from predictor.answers import Circumstances, backlog_prediction_of, prediction_of
 from predictor.backends.base import NO_LATENCIES, Answer
 from predictor.backends.kernel_answers import KernelAnswers, LoadedEngine
