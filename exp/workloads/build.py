@@ -17,26 +17,28 @@ import msgspec
 
 from exp.study.case import Arrivals, WorkloadSpec
 from exp.workloads.arrivals import drawn_arrivals_s
+from exp.workloads.arxiv import read_arxiv
 from exp.workloads.contents import parse_span
 from exp.workloads.conversations import conversation_requests
 from exp.workloads.errors import TraceError, WorkloadError
 from exp.workloads.lengths_file import AZURE, BURSTGPT, Lengths, read_lengths
+from exp.workloads.mixed import LONG, SHORT
 from exp.workloads.mooncake import block_hashes, read_mooncake
 from exp.workloads.request import WorkloadRequest
 from exp.workloads.sharegpt_texts import Chat, first_chats
 
-SHORT, LONG = "short", "long"
 LONG_ABOVE_TOKENS = 1_500
 """Prompt and answer of a request of a trace, above which it is reported as long."""
 MOST_ROWS = 100_000
 """Of a trace that fit, read from its beginning: enough to draw from; whole ones are millions."""
-READERS: Mapping[str, Callable[[Path], Iterator[Lengths]]] = {
-    "lengths": read_lengths,
-    "arxiv": read_lengths,
-    "azure": lambda path: read_lengths(path, AZURE),
-    "burstgpt": lambda path: read_lengths(path, BURSTGPT),
-    "mooncake": read_mooncake,
+READERS: Mapping[str, Callable[[Path, str | None], Iterator[Lengths]]] = {
+    "lengths": lambda path, _: read_lengths(path),
+    "arxiv": read_arxiv,
+    "azure": lambda path, _: read_lengths(path, AZURE),
+    "burstgpt": lambda path, _: read_lengths(path, BURSTGPT),
+    "mooncake": lambda path, _: read_mooncake(path),
 }
+"""Of a path and a tokenizer."""
 IN_ORDER = ("azure", "burstgpt", "mooncake")
 """Traces of one service: what follows upon what is part of them."""
 
@@ -184,13 +186,15 @@ def _rows(spec: WorkloadSpec) -> list[Lengths]:
         changed_ns = path.stat().st_mtime_ns
     except OSError as error:
         raise TraceError(f"{path}: {error.strerror}") from error
-    return _read_rows(spec.source, path, changed_ns, spec.max_model_len)
+    return _read_rows(spec.source, path, changed_ns, spec.max_model_len, spec.tokenizer)
 
 
 @lru_cache(maxsize=4)
-def _read_rows(source: str, path: Path, changed_ns: int, max_model_len: int) -> list[Lengths]:
+def _read_rows(
+    source: str, path: Path, changed_ns: int, max_model_len: int, tokenizer: str | None
+) -> list[Lengths]:
     """Once a process, as studies build workloads of the same file again and again."""
-    fitting = (row for row in READERS[source](path) if _size(row) <= max_model_len)
+    fitting = (row for row in READERS[source](path, tokenizer) if _size(row) <= max_model_len)
     rows = list(itertools.islice(fitting, MOST_ROWS))
     if not rows:
         raise TraceError(f"{path}: no request in it fits into {max_model_len} tokens")

@@ -3,22 +3,21 @@ block hashes. Read once a process, which takes about a second."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
-from exp.emulator.tokens import TOKEN_BYTES, EstimatingEncoder, TokenizerEncoder
+from exp.emulator.tokens import TOKEN_BYTES, Encoder
 from exp.workloads.errors import WorkloadError
 from exp.workloads.request import BLOCK_TOKENS
+from exp.workloads.text_tokens import count_tokens, encoder_of, readable
 from length_estimation.conversations import ASSISTANT, USER, Message
 from length_estimation.sharegpt import conversations, first_turns, packaged_file
 from length_estimation.splits import last_of_permutation
-from length_estimation.token_counter import TokenCounter
 
 TEST_SHARE = 0.1
 """Of first turns: those that the length estimator was not trained on."""
@@ -71,9 +70,9 @@ def first_chats(tokenizer: str | None) -> tuple[Chat, ...]:
     found = list(first_turns(_file()))
     unseen = set(last_of_permutation(found, seed=0, share=TEST_SHARE))
     turns = [turn for turn in found if turn.prompt.strip()]
-    counts = _count([text for turn in turns for text in turn], tokenizer)
+    counts = count_tokens([text for turn in turns for text in turn], tokenizer)
     return tuple(
-        Chat(turn.prompt, max(1, num_prompt), max(1, num_output), turn in unseen)
+        Chat(turn.prompt, num_prompt, num_output, turn in unseen)
         for turn, num_prompt, num_output in zip(turns, counts[::2], counts[1::2], strict=True)
     )
 
@@ -85,29 +84,9 @@ def sessions(tokenizer: str | None, max_model_len: int) -> tuple[Session, ...]:
     Raises:
         WorkloadError: as ``first_chats``.
     """
-    encoder = _encoder(tokenizer)
+    encoder = encoder_of(tokenizer)
     found = (_session(messages, encoder, max_model_len) for messages in _whole(_file()))
     return tuple(session for session in found if session.turns)
-
-
-def _count(texts: Sequence[str], tokenizer: str | None) -> list[int]:
-    if tokenizer is None:
-        return [-(-len(_readable(text).encode()) // TOKEN_BYTES) for text in texts]
-    return TokenCounter(Tokenizer.from_file(str(_tokenizer_file(tokenizer)))).count(texts)
-
-
-def _encoder(tokenizer: str | None) -> EstimatingEncoder | TokenizerEncoder:
-    if tokenizer is None:
-        return EstimatingEncoder()
-    return TokenizerEncoder(_tokenizer_file(tokenizer))
-
-
-def _tokenizer_file(tokenizer: str) -> Path:
-    path = Path(tokenizer)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        raise WorkloadError(f"no tokenizer at {tokenizer}")
-    return file
 
 
 def _file() -> Path:
@@ -136,14 +115,14 @@ def _whole(file: Path) -> Iterator[list[Message]]:
 
 def _session(
     messages: Iterable[Message],
-    encoder: EstimatingEncoder | TokenizerEncoder,
+    encoder: Encoder,
     max_model_len: int,
 ) -> Session:
     tokens, turns, last_role = bytearray(), list[ChatTurn](), ""
     for role, text, _ in messages:
         tokens += role.encode().ljust(MARK_TOKENS * TOKEN_BYTES)
         num_prompt_tokens = len(tokens) // TOKEN_BYTES
-        said = encoder.encode(_readable(text))
+        said = encoder.encode(readable(text))
         tokens += said.ljust(-(-len(said) // TOKEN_BYTES) * TOKEN_BYTES)
         num_tokens = len(tokens) // TOKEN_BYTES
         if num_tokens > max_model_len:
@@ -175,8 +154,3 @@ def _scrambled(words: Words) -> Words:
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     scrambled: Words = words ^ (words >> np.uint64(31))
     return scrambled
-
-
-def _readable(text: str) -> str:
-    """Lone surrogates have no UTF-8 form."""
-    return text.encode(errors="replace").decode()

@@ -124,6 +124,18 @@ def test_a_file_is_replayed_with_its_arrivals(tmp_path: Path) -> None:
     assert all(one.ignore_eos for one in requests)
 
 
+def test_a_data_set_becomes_a_trace(tmp_path: Path) -> None:
+    """At its rate, each answer as long as there; conversations carry what they share."""
+    requests = made(tmp_path, "--dataset-name", "conversations", "--num-prompts", "60")
+    assert len(requests) == 60
+    assert requests[-1].at_s <= 60 / 4
+    assert all(one.ignore_eos and one.num_prompt_tokens and one.session for one in requests)
+    assert sum(bool(one.block_hashes) for one in requests) > 50
+    chats = made(tmp_path, "--dataset-name", "sharegpt", "--short-slo-ttft-ms", "9")
+    assert len(chats) == 1000
+    assert all(one.prompt and one.slo_ttft_ms == 9.0 for one in chats)
+
+
 def test_lengths_of_a_file_stand_for_a_class(tmp_path: Path) -> None:
     """Prompt and answer stay together."""
     file = lengths(tmp_path, "num_prefill_tokens,num_decode_tokens\n100,3\n200,4\n5000,5\n")

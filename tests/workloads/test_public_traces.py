@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from exp.study.case import Arrivals, WorkloadSpec
+from exp.workloads.arxiv import read_arxiv
 from exp.workloads.build import build_workload
 from exp.workloads.errors import TraceError
 from exp.workloads.lengths_file import AZURE, BURSTGPT, Layout, read_lengths
@@ -80,6 +81,23 @@ def test_mooncake_and_its_prefixes(tmp_path: Path) -> None:
     assert hashes[:64] == others[:64]
     assert not set(hashes[64:]) & set(others)
     assert len(set(hashes)) == len(hashes)
+
+
+def test_papers_and_their_abstracts(tmp_path: Path) -> None:
+    """As sentences with marks or as texts; from a CSV of lengths just the same."""
+    file = written(
+        tmp_path,
+        '{"article_text": ["one two", "three"], "abstract_text": ["<S> short . </S>"]}',
+        '{"article": "aaaa bbbb", "abstract": "cccc"}',
+        '{"article": "", "abstract": "of nothing"}',
+    )
+    assert list(read_arxiv(file, None)) == [(None, 4, 2, ()), (None, 3, 1, ())]
+    lengths = tmp_path / "arxiv.csv"
+    lengths.write_text("num_prefill_tokens,num_decode_tokens,pd_ratio\n3772,54,69.9\n")
+    assert list(read_arxiv(lengths, None)) == [(None, 3772, 54, ())]
+    file.write_text('{"article": 5}\n')
+    with pytest.raises(TraceError, match=r"trace, line 1: .*article"):
+        list(read_arxiv(file, None))
 
 
 def test_a_window_of_a_service_stays_in_order(tmp_path: Path) -> None:
