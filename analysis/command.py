@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.style import save
 from analysis.view import Drawn, NothingToDraw, View
 from exp.study.errors import ResultError
-from exp.study.results import open_results
+from exp.study.results import Results, open_results
 from exp.workloads.errors import WorkloadError
 
 Result = TypeVar("Result")
@@ -68,6 +68,7 @@ def save_study(options: argparse.Namespace, draw: Callable[[View], list[Drawn]])
     """Open, draw, save: the exit status."""
     try:
         results = open_results(options.results)
+        _check_ended_well(results)
         drawn = draw(View(results, options.system_name, options.rate))
     except (ResultError, NothingToDraw) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,3 +76,10 @@ def save_study(options: argparse.Namespace, draw: Callable[[View], list[Drawn]])
     for one in drawn:
         save(one.figure, (options.output_dir or results.folder / "figures") / f"{one.name}.png")
     return 0
+
+
+def _check_ended_well(results: Results) -> None:
+    """Of a study whose runs have all failed it is no news that a figure has nothing to show."""
+    errors = [case.error for case in results.summary.cases if case.error]
+    if errors and len(errors) == len(results.summary.cases):
+        raise NothingToDraw(f"{results.folder}: all {len(errors)} runs failed: {errors[0]}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis import arrivals_plot, experiment_plot, make_report, pools_plot
-from exp.study.results import COMMIT, CONFIG, REQUESTS, SUMMARY
+from exp.study.results import COMMIT, CONFIG, REQUESTS, SUMMARY, Summary, read_json, write_json
 from tests.analysis.small_studies import results_of, scenario, study
 
 
@@ -80,6 +80,21 @@ def test_a_rate_that_was_not_run_is_named(
     assert experiment_plot.main(options) == 2
     assert "no runs at the rate 9/s in equal (rates of all: 1, 2)" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_study_of_failed_runs_says_what_they_failed_of(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not that there is nothing to see; the report tells it, too."""
+    summary = read_json(broken / SUMMARY, Summary)
+    for case in summary.cases:
+        case.error, case.figures = "no luck", {}
+    summary.points.clear()
+    write_json(broken / SUMMARY, summary)
+    assert experiment_plot.main(["--results", str(broken)]) == 2
+    assert "all 12 runs failed: no luck" in capsys.readouterr().err
+    assert make_report.main(["--results", str(broken)]) == 0
+    assert "12 of 12 runs failed" in (broken / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_missing_version_is_no_obstacle(broken: Path) -> None:
