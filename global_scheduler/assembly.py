@@ -81,13 +81,15 @@ class Parts:
         self.outcomes = Outcomes(base.metrics)
         self.queue_metrics = QueueMetrics(base.metrics.registry, clock)
         self.late_binding = self._late_binding()
+        deadline_s = settings.prediction_deadline_ms / 1e3
+        self.sidecars = ConnectionPool(connect_timeout_s=deadline_s, idle_s=KEEPALIVE_S)
         self.predictions = PredictionClient(
-            session,
+            self.sidecars,
             self.ledger,
             self.outcomes,
             base.metrics,
             clock,
-            deadline_s=settings.prediction_deadline_ms / 1e3,
+            deadline_s=deadline_s,
             window_s=settings.coalesce_ms / 1e3,
         )
         self.health = self._health()
@@ -124,6 +126,7 @@ class Parts:
         """What runs beside the requests, until cancelled."""
         return [
             self.engines.run,
+            self.sidecars.run,
             self.health.run,
             self.late_binding.run,
             self.provisioning.run,
@@ -217,7 +220,9 @@ class Parts:
         )
 
         async def generate(exchange: Exchange, request: GenerationRequest, body: bytes) -> None:
-            await self.generations.serve(exchange, request, partial(carry, upstream, exchange, body))
+            await self.generations.serve(
+                exchange, request, partial(carry, upstream, exchange, body)
+            )
 
         return Gateway(
             generate,

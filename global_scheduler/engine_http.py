@@ -7,6 +7,7 @@ redirects, cookies, proxies or compression: what passes through the gateway need
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections import defaultdict, deque
 from typing import NamedTuple, cast
@@ -25,11 +26,13 @@ class BrokenOff(Exception):
     """The connection failed, fell silent or spoke no HTTP before the answer was complete.
 
     ``was_stale``: it had served before and closed without a word, as engines close idle ones.
+    ``was_late``: the time was up.
     """
 
-    def __init__(self, reason: str, *, was_stale: bool = False) -> None:
+    def __init__(self, reason: str, *, was_stale: bool = False, was_late: bool = False) -> None:
         super().__init__(reason)
         self.was_stale = was_stale
+        self.was_late = was_late
 
 
 class Origin(NamedTuple):
@@ -43,23 +46,24 @@ class Origin(NamedTuple):
     socket_path: str | None = None
     """Of a Unix socket, in place of host and port."""
 
-    @classmethod
-    def of(cls, url: str) -> Origin:
-        """From an http(s) URL.
 
-        Raises:
-            ValueError: host or port cannot be.
-        """
-        parts = urlsplit(url)
-        is_tls = parts.scheme == "https"
-        host_header = parts.netloc.rpartition("@")[2].encode("idna")
-        port = parts.port or (443 if is_tls else 80)
-        return cls(parts.hostname or "", port, is_tls, host_header, parts.path.rstrip("/"))
+@functools.lru_cache
+def origin_of(url: str) -> Origin:
+    """From an http(s) URL.
 
-    @classmethod
-    def of_socket(cls, path: str) -> Origin:
-        """A server on a Unix socket."""
-        return cls("", 0, False, b"localhost", "", path)
+    Raises:
+        ValueError: host or port cannot be.
+    """
+    parts = urlsplit(url)
+    is_tls = parts.scheme == "https"
+    host_header = parts.netloc.rpartition("@")[2].encode("idna")
+    port = parts.port or (443 if is_tls else 80)
+    return Origin(parts.hostname or "", port, is_tls, host_header, parts.path.rstrip("/"))
+
+
+def origin_of_socket(path: str) -> Origin:
+    """A server on a Unix socket."""
+    return Origin("", 0, False, b"localhost", "", path)
 
 
 class Response:
@@ -156,14 +160,16 @@ class Connection(asyncio.Protocol):
         self._response: Response | None = None
         self._num_served = 0
 
-    def send(self, request: bytes, *, is_head: bool, silence_s: float) -> Response:
-        """Send a request; its answer fails when the engine is silent for so long."""
+    def send(self, request: bytes, *, is_head: bool, silence_s: float, is_total: bool) -> Response:
+        """Send a request; its answer fails when the engine is silent for ``silence_s``, or has not
+        ended by then (``is_total``)."""
         self._response = response = Response(self)
         self._is_head = is_head
         self._status, self._headers = 0, cast(RawHeaders, [])
         self._head_bytes = 0
         self._ends_with_connection = self._is_paused = False
         self._silence_s, self._heard_s = silence_s, self._loop.time()
+        self._is_total = is_total
         self._timer = self._loop.call_later(silence_s, self._check_silence)
         self._transport.write(request)
         return response
@@ -196,15 +202,15 @@ class Connection(asyncio.Protocol):
             return
         quiet_s = 0.0 if self._is_paused else self._loop.time() - self._heard_s
         if quiet_s >= self._silence_s:
-            self._fail("no answer in time")
+            self._fail("no answer in time", was_late=True)
         else:
             self._timer = self._loop.call_later(self._silence_s - quiet_s, self._check_silence)
 
-    def _fail(self, reason: str, *, was_stale: bool = False) -> None:
+    def _fail(self, reason: str, *, was_stale: bool = False, was_late: bool = False) -> None:
         response = self._response
         if response is not None:
             self._end_response()
-            response.fail(BrokenOff(reason, was_stale=was_stale))
+            response.fail(BrokenOff(reason, was_stale=was_stale, was_late=was_late))
         self.close()
 
     def _end_response(self) -> None:
@@ -221,7 +227,8 @@ class Connection(asyncio.Protocol):
         if response is None:
             self.close()  # nobody has asked
             return
-        self._heard_s = self._loop.time()
+        if not self._is_total:
+            self._heard_s = self._loop.time()
         if not self._status:
             self._head_bytes += len(data)
         try:
@@ -325,18 +332,23 @@ class ConnectionPool:
         body: bytes,
         *,
         silence_s: float,
+        is_total: bool = False,
     ) -> Response:
         """Send a request and wait for the head of its answer.
 
+        The engine may be silent for ``silence_s``, or take so long in all (``is_total``).
+
         Raises:
             OSError, asyncio.TimeoutError: there is no connection to be had.
-            BrokenOff: no head came, or for ``silence_s`` nothing at all.
+            BrokenOff: no head came.
         """
         request = _request(origin, method, target, headers, body)
         is_head = method == "HEAD"
         while True:
             connection = self._try_idle(origin) or await self._connect(origin)
-            response = connection.send(request, is_head=is_head, silence_s=silence_s)
+            response = connection.send(
+                request, is_head=is_head, silence_s=silence_s, is_total=is_total
+            )
             try:
                 await response.head()
             except BrokenOff as error:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-import aiohttp
 import msgspec
 
+from global_scheduler.engine_http import BrokenOff, ConnectionPool, Response, origin_of
 from global_scheduler.ledger import Ledger
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.outcomes import Outcomes
@@ -90,7 +90,7 @@ class PredictionClient:
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        pool: ConnectionPool,
         ledger: Ledger,
         outcomes: Outcomes,
         metrics: GatewayMetrics,
@@ -99,7 +99,7 @@ class PredictionClient:
         deadline_s: float,
         window_s: float,
     ) -> None:
-        self._session = session
+        self._pool = pool
         self._ledger = ledger
         self._outcomes = outcomes
         self._metrics = metrics
@@ -234,25 +234,40 @@ class PredictionClient:
 
     async def _send(self, unit: Unit, body: PredictBatchRequest) -> bytes:
         """The answer to a call; raises NoAnswer unless it is a 200 within the deadline."""
+        assert unit.predictor_url is not None, "no others are asked"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"x-astrolabe-deadline-ms", b"%.0f" % (self._deadline_s * 1e3)),
+        ]
         try:
-            async with self._session.post(
-                f"{unit.predictor_url}/predict/batch",
-                data=_encoder.encode(body),
-                headers={
-                    "content-type": "application/json",
-                    "x-astrolabe-deadline-ms": f"{self._deadline_s * 1e3:.0f}",
-                },
-                timeout=aiohttp.ClientTimeout(total=self._deadline_s),
-            ) as response:
+            asked = self._pool.request(
+                origin_of(unit.predictor_url),
+                "POST",
+                "/predict/batch",
+                headers,
+                _encoder.encode(body),
+                silence_s=self._deadline_s,
+                is_total=True,
+            )
+            async with await asked as response:
                 if response.status != 200:
                     raise NoAnswer(f"http_{response.status}")
-                if (response.content_length or 0) > LARGEST_ANSWER_BYTES:
-                    raise NoAnswer("malformed")
-                return await response.read()
+                return await _read(response)
         except asyncio.TimeoutError:
             raise NoAnswer("late") from None
-        except aiohttp.ClientError:
+        except BrokenOff as error:
+            raise NoAnswer("late" if error.was_late else "unreachable") from None
+        except (OSError, ValueError):
             raise NoAnswer("unreachable") from None
+
+
+async def _read(response: Response) -> bytes:
+    payload = b""
+    while chunk := await response.read_some():
+        payload += chunk
+        if len(payload) > LARGEST_ANSWER_BYTES:
+            raise NoAnswer("malformed")
+    return payload
 
 
 def _with_cached(question: PredictRequest, num_cached_tokens: int) -> PredictRequest:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Iterable
 
-from global_scheduler.engine_http import BrokenOff, ConnectionPool, Origin, RawHeaders, Response
+from global_scheduler.engine_http import BrokenOff, ConnectionPool, RawHeaders, Response, origin_of
 
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 4.0
@@ -75,7 +74,7 @@ class Upstream:
         """
         try:
             return await self._pool.request(
-                _origin(engine_url),
+                origin_of(engine_url),
                 method,
                 target,
                 headers,
@@ -88,11 +87,6 @@ class Upstream:
             raise UnitFailed("no connection in time") from error
         except (OSError, ValueError) as error:
             raise UnitFailed(f"cannot connect: {error}", refused=True) from error
-
-
-@functools.lru_cache
-def _origin(url: str) -> Origin:
-    return Origin.of(url)
 
 
 def returned_headers(response: Response) -> RawHeaders:

@@ -19,7 +19,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from global_scheduler.engine_http import BrokenOff, ConnectionPool, Origin
+from global_scheduler.engine_http import BrokenOff, ConnectionPool, Origin, origin_of_socket
 from global_scheduler.errors import Unavailable, UpstreamFailed
 from global_scheduler.exchange import Exchange
 from global_scheduler.gateway import Gateway
@@ -135,7 +135,7 @@ def _app(
     folder: Path,
     channel: Channel[FromScheduler],
 ) -> ASGIApp:
-    origin = Origin.of_socket(str(folder / CONTROL_SOCKET))
+    origin = origin_of_socket(str(folder / CONTROL_SOCKET))
     others = Forwarding(pool, origin, max_body_bytes=settings.max_body_bytes)
 
     def count_refused(status: int) -> None:
