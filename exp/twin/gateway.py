@@ -62,6 +62,7 @@ class TwinGateway:
         self._case, self._settings, self._fleet, self._beliefs = case, settings, fleet, beliefs
         self._clock = clock
         self._model = specs[0].model.model_name
+        self._max_model_len = specs[0].limits.max_model_len
         num_present = len(specs) - case.fleet.num_standby
         urls = [(spec.name, f"http://{spec.name}") for spec in specs[:num_present]]
         self._units = UnitRegistry(Unit(name, url, url) for name, url in urls)
@@ -219,7 +220,7 @@ class TwinGateway:
         self._underway[index] = Underway(record, unit)
         try:
             flight = await self._fleet.send(
-                unit.name, _engine_request(index, request), self._sent(job)
+                unit.name, _engine_request(index, request, self._max_model_len), self._sent(job)
             )
             await self._follow(flight, unit, job, record, decision, sent_s)
         except UnitFailed as failure:
@@ -312,8 +313,9 @@ def _late_binding(
     )
 
 
-def _engine_request(index: int, request: WorkloadRequest) -> EngineRequest:
-    most = request.max_tokens or request.num_output_tokens
+def _engine_request(index: int, request: WorkloadRequest, max_model_len: int) -> EngineRequest:
+    # Sidecars see this bound, so the true length must not be in it.
+    most = request.max_tokens or max_model_len - request.num_prompt_tokens
     return EngineRequest(
         index=index,
         num_prompt_tokens=request.num_prompt_tokens,
