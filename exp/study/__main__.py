@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -43,7 +44,9 @@ def _executor(command: Command) -> Executor:
     backend = command.options.backend
     if command.ray_address is not None:
         return RayExecutor(backend, command.ray_address, command.num_processes)
-    return LocalExecutor(backend, command.num_processes)
+    # Real fleets on one machine, or runs on one fleet, would disturb one another.
+    most = (os.cpu_count() or 1) if backend.name == "twin" else 1
+    return LocalExecutor(backend, command.num_processes or most)
 
 
 def _draw(command: Command, folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +46,8 @@ class Command:
 
     study: Study
     options: Options
-    num_processes: int
+    num_processes: int | None
+    """None: as many as fit."""
     ray_address: str | None
     has_figures: bool
     system_name: str
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> Command:
     return Command(
         study=study,
         options=_options(asked, argv, study),
-        num_processes=asked.processes or _num_processes(asked.backend),
+        num_processes=asked.processes,
         ray_address=asked.ray,
         has_figures=asked.figures,
         system_name=asked.system_name,
@@ -113,8 +113,8 @@ def _add_place(group: Any) -> None:
     add = group.add_argument
     add("--backend", choices=MODULES, default="twin", help="(default: twin, the simulation)")
     add("--gateway", metavar="URL", help="of the cluster, with --backend cluster")
-    add("--processes", type=_above_zero, metavar="N", help="runs at a time (default: all cores for"
-        " the twin, else 1)")  # fmt: skip
+    add("--processes", type=_above_zero, metavar="N", help="runs at a time (default: as many as"
+        " there are cores; real fleets: 1)")  # fmt: skip
     add("--ray", metavar="ADDRESS", help="run on a Ray cluster: its address, 'auto' or 'local'")
     add("--case-timeout-s", type=float, default=3_600.0, metavar="S", help="of one run")
     add(
@@ -228,11 +228,6 @@ def _options(asked: argparse.Namespace, argv: Sequence[str], study: Study) -> Op
         takes_other_code=asked.other_code,
         command=[PROG, *argv],
     )
-
-
-def _num_processes(backend: str) -> int:
-    """Real fleets on one machine, or runs on one fleet, would disturb one another."""
-    return (os.cpu_count() or 1) if backend == "twin" else 1
 
 
 def _print_studies() -> None:

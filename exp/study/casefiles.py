@@ -31,7 +31,7 @@ class Notes(msgspec.Struct, kw_only=True, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class CaseFiles:
-    """The folder ``cases`` of a study's."""
+    """The folder ``cases`` of a study's; it is there."""
 
     folder: Path
     code: CodeVersion
@@ -40,7 +40,6 @@ class CaseFiles:
 
     def save(self, case: Case, execution: Execution) -> None:
         """Keep a finished run."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         notes = Notes(
             case=case,
             wall_s=execution.wall_s,

@@ -55,15 +55,19 @@ def execute(case: Case, backend: Backend) -> Execution:
     Raises:
         CaseError: it failed or took too long; the message names the case and the reason.
     """
-    where = f"{case.scenario}, {case.system}, {case.rate_per_s:g}/s, seed {case.seed}"
     started_s = time.perf_counter()
     try:
         with _deadline(backend.case_timeout_s), CpuWatch() as watch:
             records = _run_case(backend)(case)
         table = to_table(records)
     except Exception as error:  # one run's failure must not end the others
-        raise CaseError(f"{where}: {type(error).__name__}: {error}") from error
+        raise CaseError(f"{where(case)}: {type(error).__name__}: {error}") from error
     return Execution(table, time.perf_counter() - started_s, watch.cores_used())
+
+
+def where(case: Case) -> str:
+    """Names a case to people."""
+    return f"{case.scenario}, {case.system}, {case.rate_per_s:g}/s, seed {case.seed}"
 
 
 def _run_case(backend: Backend) -> Callable[[Case], list[RequestRecord]]:

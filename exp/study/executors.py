@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -15,12 +16,14 @@ from typing import Any, Protocol
 from exp.study.case import Case
 from exp.study.code_version import PROJECT
 from exp.study.errors import CaseError, PlanError
-from exp.study.execution import Backend, Execution, execute
+from exp.study.execution import Backend, Execution, execute, where
 
 NOT_SENT = [".git", ".venv*", ".astrolabe", "results", "docs", "tests", "**/__pycache__"]
 """Folders that Ray's nodes need not have."""
 GRACE_S = 20.0
 """For a run that is ended to stop what it has started."""
+REACH_TIMEOUT_S = 10.0
+"""Of a Ray cluster."""
 
 
 class Executor(Protocol):
@@ -85,6 +88,17 @@ def _outlive(parent: int) -> None:
     os._exit(1)
 
 
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("/")[2].rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), REACH_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise PlanError(f"--ray {address}: {error}") from None
+
+
 class RayExecutor:
     """A Ray cluster's cores, one for each run. Its nodes need this project's dependencies; the code
     itself is sent."""
@@ -99,6 +113,7 @@ class RayExecutor:
             import ray
         except ImportError:
             raise PlanError("--ray needs the extra 'ray': pip install '.[ray]'") from None
+        _check_reachable(address)
         self._ray: Any = ray
         self._backend = backend
         is_local = address == "local"
@@ -126,11 +141,10 @@ class RayExecutor:
         def hand_over(done: Future[Execution]) -> None:
             try:
                 future.set_result(done.result())
+            except CaseError as error:  # Ray's own kind of it, which tells the traceback, too
+                future.set_exception(CaseError(str(getattr(error, "cause", error))))
             except self._ray.exceptions.RayError as error:
-                cause = (
-                    error.cause if isinstance(error, self._ray.exceptions.RayTaskError) else None
-                )
-                future.set_exception(cause or CaseError(f"{case.system}: lost by Ray: {error}"))
+                future.set_exception(CaseError(f"{where(case)}: lost by Ray: {error}"))
 
         self._execute.remote(case, self._backend).future().add_done_callback(hand_over)
         return future

@@ -62,6 +62,7 @@ def run_study(study: Study, options: Options, executor: Executor) -> tuple[Path,
         print(f"{study.title}: results go to {folder}", file=sys.stderr)
         code = code_version()
         write_text(folder / COMMIT, code.text + "\n")
+        (folder / CASES).mkdir(exist_ok=True)
         files = CaseFiles(folder / CASES, code, options.takes_other_code)
         started_s = time.perf_counter()
         with _progress(study) as progress:

@@ -21,6 +21,7 @@ CODE = CodeVersion("code-1", "commit 1")
 def sweep(
     study: Study, folder: Path, executor: QueueExecutor, code: CodeVersion = CODE, **options: bool
 ) -> Sweep:
+    folder.mkdir(exist_ok=True)
     made = Sweep(study, (1, 2), CaseFiles(folder, code, **options), tqdm(disable=True))
     made.run(executor)
     return made
