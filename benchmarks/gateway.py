@@ -46,7 +46,8 @@ class NewPrompts:
         return self._template.replace(b"word word", b"%09d" % self._count, 1)
 
 
-async def _ready(port: int, num_units: int) -> None:
+async def ready(port: int, num_units: int) -> None:
+    """Wait until the gateway knows that its units are well."""
     deadline_s = time.monotonic() + 30
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline_s:
@@ -123,7 +124,7 @@ async def measure(num_rounds: int, duration_s: float) -> dict[str, Any]:
             child = Child([sys.executable, *command, "--log-level=warning"])
             pin(child.pid, 1)
             gateways[policy] = (port, child)
-            await _ready(port, NUM_UNITS)
+            await ready(port, NUM_UNITS)
         ports = {"direct": engine_port} | {name: port for name, (port, _) in gateways.items()}
         ports[NEW_PROMPTS] = ports[PREDICTIVE]
         new_bodies = NewPrompts(BODY), NewPrompts(STREAM_BODY)

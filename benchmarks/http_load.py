@@ -23,6 +23,8 @@ class LoadResult:
     duration_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     first_byte_s: list[float] = field(default_factory=list)
+    gaps_s: list[float] | None = None
+    """Between the arrivals of one stream's chunks; None if nobody wants them."""
 
 
 class _Connection(asyncio.Protocol):
@@ -44,6 +46,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
         self._body_starts = -1
         self._saw_event = False
+        self._last_s: float | None = None
         request = self._next_request()
         self._started_s = time.perf_counter()
         self._transport.write(request)
@@ -62,8 +65,17 @@ class _Connection(asyncio.Protocol):
         if not self._saw_event and len(self._buffer) > self._body_starts:
             self._saw_event = True
             self._result.first_byte_s.append(time.perf_counter() - self._started_s)
+        if self._result.gaps_s is not None:
+            self._note_gap(self._result.gaps_s)
         if self._is_complete():
             self._finish()
+
+    def _note_gap(self, gaps_s: list[float]) -> None:
+        now_s = time.perf_counter()
+        if self._last_s is not None:
+            gaps_s.append(now_s - self._last_s)
+        if self._saw_event:
+            self._last_s = now_s
 
     def _is_complete(self) -> bool:
         if self._size >= 0:
@@ -97,10 +109,13 @@ async def closed_loop(
     *,
     num_connections: int,
     duration_s: float,
+    stagger_s: float = 0.0,
+    with_gaps: bool = False,
 ) -> LoadResult:
     """Keep ``num_connections`` requests in flight for ``duration_s`` on 127.0.0.1:``port``.
 
-    Each has the same ``body``, or the one that a call of it gives.
+    Each has the same ``body``, or the one that a call of it gives. Connections are opened evenly
+    over the first ``stagger_s``.
     """
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
 
@@ -113,16 +128,16 @@ async def closed_loop(
         return fixed if isinstance(body, bytes) else request(body())
 
     loop = asyncio.get_running_loop()
-    result = LoadResult()
+    result = LoadResult(gaps_s=[] if with_gaps else None)
     started_s = time.perf_counter()
-    connections = [
-        (
-            await loop.create_connection(
-                lambda: _Connection(next_request, result, started_s + duration_s), "127.0.0.1", port
-            )
-        )[1]
-        for _ in range(num_connections)
-    ]
+    connections = []
+    for index in range(num_connections):
+        due_s = started_s + stagger_s * index / num_connections
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        _, connection = await loop.create_connection(
+            lambda: _Connection(next_request, result, started_s + duration_s), "127.0.0.1", port
+        )
+        connections.append(connection)
     await asyncio.wait_for(asyncio.gather(*(c.done for c in connections)), duration_s * 4 + 10)
     result.duration_s = time.perf_counter() - started_s
     return result

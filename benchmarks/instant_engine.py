@@ -44,10 +44,11 @@ ANSWER = _whole(COMPLETION)
 
 
 class InstantEngine(asyncio.Protocol):
-    """One connection."""
+    """One connection. Events of a stream are ``gap_s`` apart, the first one included."""
 
-    def __init__(self) -> None:
+    def __init__(self, gap_s: float = 0.0) -> None:
         self._buffer = b""
+        self._gap_s = gap_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
@@ -72,12 +73,27 @@ class InstantEngine(asyncio.Protocol):
             self._transport.write(MODELS)
         elif b'"stream":true' in body:
             self._transport.write(STREAM_HEAD)
+            if self._gap_s:
+                self._loop = asyncio.get_running_loop()
+                self._stream(NUM_CHUNKS, self._loop.time() + self._gap_s)
+                return
             # One write an event, as an engine's steps make them.
             for _ in range(NUM_CHUNKS):
                 self._transport.write(_chunk(EVENT))
             self._transport.write(STREAM_END)
         else:
             self._transport.write(ANSWER)
+
+    def _stream(self, num_left: int, due_s: float) -> None:
+        """Send the next event when it is due; lateness does not add up."""
+        if num_left == 0:
+            self._transport.write(STREAM_END)
+        elif not self._transport.is_closing():
+            self._loop.call_at(due_s, self._event, num_left, due_s)
+
+    def _event(self, num_left: int, due_s: float) -> None:
+        self._transport.write(_chunk(EVENT))
+        self._stream(num_left - 1, due_s + self._gap_s)
 
 
 def _predictions(body: bytes) -> bytes:
@@ -108,12 +124,16 @@ def _predictions(body: bytes) -> bytes:
     return msgspec.json.encode(PredictBatchResponse(predictions=predictions))
 
 
-async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(InstantEngine, "127.0.0.1", port)
+async def _serve(port: int, gap_s: float) -> None:
+    server = await asyncio.get_running_loop().create_server(
+        lambda: InstantEngine(gap_s), "127.0.0.1", port, backlog=2048
+    )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    uvloop.run(_serve(parser.parse_args().port))
+    parser.add_argument("--gap-ms", type=float, default=0.0, help="between a stream's events")
+    arguments = parser.parse_args()
+    uvloop.run(_serve(arguments.port, arguments.gap_ms / 1e3))

@@ -35,6 +35,12 @@ def rss_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started (Linux; none elsewhere)."""
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for file in files for word in file.read_text().split()]
+
+
 def cpu_ticks() -> tuple[int, int]:
     """(idle, all) ticks of all cores since boot (Linux; zeros elsewhere): see ``proc_stat(5)``."""
     stat = Path("/proc/stat")
@@ -65,8 +71,8 @@ class Child:
         return self._process.poll() is None
 
     def rss_mb(self) -> float:
-        """Resident memory in MB (Linux; 0 elsewhere)."""
-        return rss_mb(self.pid)
+        """Resident memory with that of its own children in MB (Linux; 0 elsewhere)."""
+        return rss_mb(self.pid) + sum(map(rss_mb, children(self.pid)))
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

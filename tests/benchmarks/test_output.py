@@ -34,6 +34,18 @@ def test_the_gateway_benchmark_prints_its_figures() -> None:
     assert figures["rss_mb"] > 0
 
 
+def test_the_benchmark_of_streams_prints_its_figures() -> None:
+    """A few streams through two workers: no error, gaps as the engine makes them."""
+    figures = last_line(
+        *("benchmarks.gateway_streams", "--streams", "8", "--gap-ms", "5"),
+        *("--seconds", "1", "--workers", "2"),
+    )
+    assert figures["errors"] == 0
+    assert figures["chunks_per_s"] > 0
+    assert figures["gap_ms_p99"] >= figures["gap_ms_p50"] > 1
+    assert figures["rss_mb_last"] > 0
+
+
 def test_the_fleet_benchmark_prints_its_figures() -> None:
     """A small fleet and few requests: all answered, errors and the share of best units known."""
     figures = last_line("benchmarks.e2e", "--units", "2", "--requests", "6", "--rate", "4")
