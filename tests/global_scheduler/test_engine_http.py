@@ -82,11 +82,10 @@ async def ask(
 
 async def whole(response: Response) -> bytes:
     """All of the body."""
-    body = b""
+    seen: list[bytes] = []
     async with response:
-        while chunk := await response.read_some():
-            body += chunk
-    return body
+        await _collect(response, seen)
+    return b"".join(seen)
 
 
 async def test_a_connection_serves_one_request_after_the_other() -> None:
@@ -198,7 +197,7 @@ async def test_an_engine_waits_for_a_slow_reader() -> None:
     async def flood(writer: Writer) -> None:
         nonlocal num_written
         writer.write(CHUNKED)
-        for _ in range(1_000):
+        for _ in range(400):
             writer.write(b"10000\r\n" + bytes(65_536) + b"\r\n")
             await writer.drain()
             num_written += 1
@@ -207,8 +206,8 @@ async def test_an_engine_waits_for_a_slow_reader() -> None:
     async with serving(Engine(flood)) as origin:
         response = await ask(a_pool(), origin)
         await anyio.sleep(0.3)
-        assert num_written < 500
-        assert len(await whole(response)) == 1_000 * 65_536
+        assert num_written < 300
+        assert len(await whole(response)) == 400 * 65_536
 
 
 async def test_leaving_an_answer_ends_the_engines_request() -> None:
