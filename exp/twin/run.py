@@ -37,12 +37,17 @@ class CaseSettings(GatewaySettings):
         return (init_settings,)
 
 
-def run_case(case: Case, requests: Sequence[WorkloadRequest] | None = None) -> list[RequestRecord]:
+def run_case(
+    case: Case,
+    requests: Sequence[WorkloadRequest] | None = None,
+    specs: Sequence[UnitSpec] | None = None,
+) -> list[RequestRecord]:
     """Play one case to its end; one record for each request, by arrival.
 
     Args:
         case: what to play.
         requests: in place of the workload that the case describes.
+        specs: in place of its fleet's units.
 
     Raises:
         ConfigError: the model's configuration cannot be used, or a GPU is unknown or too small.
@@ -50,14 +55,14 @@ def run_case(case: Case, requests: Sequence[WorkloadRequest] | None = None) -> l
     """
     if requests is None:
         requests = build_workload(case.workload, case.rate_per_s, case.seed)
+    units = unit_specs(case) if specs is None else list(specs)
     loop = VirtualLoop()
-    return run_virtually(loop, _play(loop, case, requests))
+    return run_virtually(loop, _play(loop, case, requests, units))
 
 
 async def _play(
-    loop: VirtualLoop, case: Case, requests: Sequence[WorkloadRequest]
+    loop: VirtualLoop, case: Case, requests: Sequence[WorkloadRequest], specs: list[UnitSpec]
 ) -> list[RequestRecord]:
-    specs = unit_specs(case)
     engines = Engines(
         [EngineSpec(spec.limits, spec.table, case.twin.step_noise) for spec in specs],
         seed=case.seed,
