@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.command import draw_study
-from analysis.curves import E2E_MEAN, TTFT_P99, against_rate, bars, legend, name_rows
+from analysis.curves import E2E_MEAN, E2E_P99, TTFT_P99, against_rate, bars, legend, name_rows
 from analysis.style import GREY, LIGHT_GREY, NAVY, SMALL, Style
 from analysis.view import Columns, Drawn, NothingToDraw, View
 from exp.study.case import Fleet
@@ -49,7 +49,7 @@ def _draw(view: View, scenario: Scenario, name: str) -> Drawn:
         capacity.set_xlabel("capacity (requests/s)")
         capacity.set_title(f"p99 TTFT within {limit_s:g} s", fontsize=10)
     else:
-        capacity.set_axis_off()
+        against_rate(capacity, view, scenario, E2E_P99, systems)
     _draw_work(work, view, scenario)
     figure.suptitle(view.label(scenario.label), fontsize=11)
     legend(figure, ttft)

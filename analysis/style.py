@@ -63,10 +63,10 @@ CYCLE = (
     Style(PURPLE, (0, (3, 1, 1, 1)), "P", 1.6, "++"),
     Style(GREY, (0, (1, 1)), "X", 1.6, "oo"),
     Style(LIGHT_GREY, (0, (6, 2, 2, 2)), "<", 1.6, "--"),
+    Style("#b5838d", (0, (4, 1, 1, 1, 1, 1)), "h", 1.6, "O"),
+    Style("#6b705c", (0, (2, 1)), "8", 1.6, "||"),
 )
 """For things without a style of their own, the most important first."""
-
-
 _BETWEEN = (
     (4, range(1, 10)),
     (10, (1, 2, 3, 5, 7)),
@@ -80,6 +80,7 @@ def tidy(axes: Iterable[Axes]) -> None:
     """A light grid, and no frame where there are no figures."""
     for one in axes:
         one.grid(alpha=0.3)
+        one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
 
 

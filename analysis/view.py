@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
@@ -27,12 +28,14 @@ from exp.study.results import Capacity, Interval, Point, Results
 
 KNOWN = {
     "astrolabe": Style(NAVY, "-", "o", 2.4),
+    "astrolabe_oracle": Style("#3f6fa8", (0, (3, 3)), "*", 1.6, "**"),
     "block": Style(STEEL, (0, (5, 1)), "s", 1.6, "//"),
     "llumnix_minus": Style(BRICK, "--", "D", 1.6, "xx"),
     "llumnix_migration": Style("#d08770", (0, (3, 1, 1, 1)), "d", 1.6, "--"),
     "token_load": Style(GREEN, "-.", "^", 1.6, "\\\\"),
     "prefix_affinity": Style("#9fbf7f", (0, (6, 2, 2, 2)), "v", 1.6, "++"),
-    "adasplit": Style(PURPLE, (0, (4, 2)), "P", 1.6, ".."),
+    "adasplit": Style(PURPLE, (0, (7, 1, 1, 1, 1, 1)), "P", 1.6, ".."),
+    "static": Style("#7d5a3c", (0, (8, 3)), "H", 1.6, "+x"),
     "least_outstanding": Style(OCHRE, (0, (1, 1)), "X", 1.6, "oo"),
     "power_of_two": Style("#bda75a", (0, (2, 1)), "p", 1.6, "||"),
     "round_robin": Style(GREY, ":", ">", 1.6, "///"),
@@ -96,9 +99,10 @@ class View:
     def systems(self, scenario: Scenario | None = None) -> list[Shown]:
         """All, or those that took part in a scenario."""
         systems = self.results.config.study.systems
-        spare = iter([style for style in CYCLE if style not in _known_styles(systems)] + [*CYCLE])
+        taken = [KNOWN[one.name] for one in systems if one.name in KNOWN]
+        spare = cycle([one for one in CYCLE if not _is_like_any(one, taken)] or CYCLE)
         shown = [
-            Shown(one.name, self.label(one.label), KNOWN.get(one.name) or next(spare, CYCLE[-1]))
+            Shown(one.name, self.label(one.label), KNOWN.get(one.name) or next(spare))
             for one in systems
         ]
         if scenario is None or not scenario.only:
@@ -225,8 +229,8 @@ def _array(column: Any) -> npt.NDArray[Any]:
     return values
 
 
-def _known_styles(systems: Iterable[System]) -> list[Style]:
-    return [KNOWN[one.name] for one in systems if one.name in KNOWN]
+def _is_like_any(style: Style, others: Iterable[Style]) -> bool:
+    return any(style.marker == other.marker or style.colour == other.colour for other in others)
 
 
 def scaled(interval: Interval, factor: float) -> Interval:
