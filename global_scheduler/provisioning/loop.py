@@ -74,7 +74,9 @@ class ProvisioningLoop:
         self._keep = keep
 
     async def run(self) -> None:
-        """Look after them until cancelled."""
+        """Look after them until cancelled; where there are none, nothing is to be done."""
+        if not self._standby:
+            return
         await self._adopt()
         async with anyio.create_task_group() as tasks:
             while True:
