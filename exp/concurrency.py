@@ -13,7 +13,7 @@ import aiohttp
 import numpy as np
 
 from exp.workloads.errors import TargetError
-from exp.workloads.replay import request_body
+from exp.workloads.request_bodies import request_body
 from exp.workloads.streams import Answered, send
 from exp.workloads.trace import TracedRequest
 

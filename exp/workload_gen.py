@@ -66,7 +66,7 @@ def make_trace(options: argparse.Namespace) -> Iterable[TracedRequest]:
     """The requests that the options ask for.
 
     Raises:
-        WorkloadError, FileNotFoundError, ValueError: they cannot be made.
+        WorkloadError, ValueError: they cannot be made.
     """
     made: Iterable[TracedRequest]
     if options.dataset_name is not None:

@@ -43,7 +43,7 @@ IN_ORDER = ("azure", "burstgpt", "mooncake")
 """Traces of one service: what follows upon what is part of them."""
 
 
-class Content(NamedTuple):
+class Untimed(NamedTuple):
     """A request but for its time."""
 
     num_prompt_tokens: int
@@ -70,7 +70,7 @@ def build_workload(spec: WorkloadSpec, rate_per_s: float, seed: int) -> list[Wor
         raise WorkloadError(f"workload {spec.source}: {error}") from error
 
 
-def _timed(spec: WorkloadSpec, rate_per_s: float, seed: int) -> Iterable[tuple[float, Content]]:
+def _timed(spec: WorkloadSpec, rate_per_s: float, seed: int) -> Iterable[tuple[float, Untimed]]:
     if spec.arrivals.kind == "trace":
         return _as_recorded(spec, rate_per_s, seed)
     if spec.source == "mixed" and spec.arrivals.kind == "on_off":
@@ -91,15 +91,15 @@ def _timed(spec: WorkloadSpec, rate_per_s: float, seed: int) -> Iterable[tuple[f
 
 
 def _stream(
-    contents: Iterator[Content], arrivals: Arrivals, rate_per_s: float, seed: int, name: str
-) -> Iterator[tuple[float, Content]]:
+    contents: Iterator[Untimed], arrivals: Arrivals, rate_per_s: float, seed: int, name: str
+) -> Iterator[tuple[float, Untimed]]:
     if rate_per_s <= 0:
         return iter(())
     times_s = drawn_arrivals_s(arrivals, rate_per_s, _rng(seed, "arrivals", name))
     return zip(times_s, contents, strict=False)
 
 
-def _contents(spec: WorkloadSpec, seed: int) -> Iterator[Content]:
+def _contents(spec: WorkloadSpec, seed: int) -> Iterator[Untimed]:
     """Endless."""
     if spec.source == "synthetic":
         return _drawn(spec, SHORT, _rng(seed, "contents"))
@@ -114,26 +114,26 @@ def _contents(spec: WorkloadSpec, seed: int) -> Iterator[Content]:
     return map(_content, itertools.cycle(rng.sample(rows, len(rows))))
 
 
-def _short(spec: WorkloadSpec, seed: int) -> Iterator[Content]:
+def _short(spec: WorkloadSpec, seed: int) -> Iterator[Untimed]:
     """Of ``mixed``."""
     source = "sharegpt" if spec.path is None else "lengths"
     contents = _contents(msgspec.structs.replace(spec, source=source), seed)
     return (content._replace(request_class=SHORT) for content in contents)
 
 
-def _long(spec: WorkloadSpec, seed: int) -> Iterator[Content]:
+def _long(spec: WorkloadSpec, seed: int) -> Iterator[Untimed]:
     """Of ``mixed``."""
     return _drawn(spec, LONG, _rng(seed, "contents", LONG))
 
 
 def _tossed(
-    short: Iterator[Content], long: Iterator[Content], long_share: float, rng: random.Random
-) -> Iterator[Content]:
+    short: Iterator[Untimed], long: Iterator[Untimed], long_share: float, rng: random.Random
+) -> Iterator[Untimed]:
     while True:
         yield next(long if rng.random() < long_share else short)
 
 
-def _drawn(spec: WorkloadSpec, request_class: str, rng: random.Random) -> Iterator[Content]:
+def _drawn(spec: WorkloadSpec, request_class: str, rng: random.Random) -> Iterator[Untimed]:
     prompt, output = parse_span(spec.prompt_tokens), parse_span(spec.output_tokens)
     if prompt.high + output.high > spec.max_model_len:
         raise ValueError(
@@ -141,22 +141,22 @@ def _drawn(spec: WorkloadSpec, request_class: str, rng: random.Random) -> Iterat
             f" {spec.max_model_len}"
         )
     while True:
-        yield Content(prompt.draw(rng), output.draw(rng), request_class)
+        yield Untimed(prompt.draw(rng), output.draw(rng), request_class)
 
 
-def _chats(spec: WorkloadSpec, rng: random.Random) -> Iterator[Content]:
+def _chats(spec: WorkloadSpec, rng: random.Random) -> Iterator[Untimed]:
     """Those that the length estimator has not seen come first."""
     chats = [chat for chat in first_chats(spec.tokenizer) if _size(chat) <= spec.max_model_len]
     if not chats:
         raise ValueError(f"nothing of ShareGPT fits into {spec.max_model_len} tokens")
     shuffled = rng.sample(chats, len(chats))
     for chat in itertools.cycle(sorted(shuffled, key=lambda one: not one.is_unseen)):
-        yield Content(chat.num_prompt_tokens, chat.num_output_tokens, prompt=chat.prompt)
+        yield Untimed(chat.num_prompt_tokens, chat.num_output_tokens, prompt=chat.prompt)
 
 
 def _as_recorded(
     spec: WorkloadSpec, rate_per_s: float, seed: int
-) -> Iterator[tuple[float, Content]]:
+) -> Iterator[tuple[float, Untimed]]:
     """A stretch of the trace that begins where the seed draws, its times scaled to the rate."""
     rows = _rows(spec)
     num_spare = len(rows) - spec.num_requests
@@ -205,8 +205,8 @@ def _size(row: Lengths | Chat) -> int:
     return row.num_prompt_tokens + row.num_output_tokens
 
 
-def _content(row: Lengths) -> Content:
-    return Content(
+def _content(row: Lengths) -> Untimed:
+    return Untimed(
         row.num_prompt_tokens,
         row.num_output_tokens,
         LONG if _size(row) > LONG_ABOVE_TOKENS else SHORT,

@@ -11,14 +11,10 @@ from typing import NamedTuple, TypeVar
 
 from exp.workloads.errors import TraceError
 from exp.workloads.lengths_file import read_lengths
-from exp.workloads.trace import TOKEN_BYTES
-from length_estimation.sharegpt import Turn, first_turns, packaged_file
-from length_estimation.splits import last_of_permutation
+from exp.workloads.sharegpt_texts import first_chats
 
 Item = TypeVar("Item")
 SHAREGPT = "sharegpt"
-TEST_SHARE = 0.1
-"""Of ShareGPT's prompts: those that the length estimator was not trained on."""
 
 
 class Content(NamedTuple):
@@ -72,8 +68,8 @@ def contents(source: str, bounds: Bounds, rng: random.Random) -> Iterator[Conten
     """Endless. ``source`` is ``sharegpt``, a span of prompt tokens, or a CSV file of lengths.
 
     Raises:
-        TraceError: the file cannot be used, or nothing in it fits into ``max_model_len``.
-        FileNotFoundError: ShareGPT is not installed.
+        WorkloadError: the file cannot be used, nothing in it fits into ``max_model_len``, or
+            ShareGPT is not installed.
         ValueError: the source is none of the three.
     """
     if source == SHAREGPT:
@@ -106,19 +102,18 @@ def _rows(path: Path, bounds: Bounds, rng: random.Random) -> Iterator[Content]:
 
 
 def _chats(bounds: Bounds, rng: random.Random) -> Iterator[Content]:
-    most = bounds.max_model_len - bounds.output.high
-    turns = last_of_permutation(list(first_turns(packaged_file())), seed=0, share=TEST_SHARE)
-    turns = [turn for turn in turns if _is_chat(turn, most)]
-    for turn in _shuffled(turns, SHAREGPT, bounds, rng):
+    """Those that the length estimator was not trained on."""
+    most_bytes = bounds.max_model_len - bounds.output.high  # no tokenizer makes more tokens of it
+    chats = [
+        chat
+        for chat in first_chats(tokenizer=None)
+        if chat.is_unseen and len(chat.prompt.encode(errors="replace")) <= most_bytes
+    ]
+    for chat in _shuffled(chats, SHAREGPT, bounds, rng):
         limit = bounds.output.draw(rng)
         if bounds.exact_lengths:
-            limit = min(limit, -(-len(turn.response.encode()) // TOKEN_BYTES))
-        yield Content(turn.prompt, None, limit, bounds.exact_lengths)
-
-
-def _is_chat(turn: Turn, most_bytes: int) -> bool:
-    """No tokenizer makes more tokens of a text than it has bytes."""
-    return bool(turn.prompt.strip()) and len(turn.prompt.encode()) <= most_bytes
+            limit = min(limit, chat.num_output_tokens)
+        yield Content(chat.prompt, None, limit, bounds.exact_lengths)
 
 
 def _shuffled(

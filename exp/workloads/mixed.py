@@ -43,7 +43,7 @@ def mixed_trace(load: MixedLoad, seed: int) -> list[TracedRequest]:
     """The requests in order. A class's do not depend on what the other one does.
 
     Raises:
-        TraceError, FileNotFoundError, ValueError: as ``contents``.
+        WorkloadError, ValueError: as ``contents``.
     """
     made = [
         request

@@ -8,24 +8,19 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Any
 
 import aiohttp
 import msgspec
 
 from exp.open_loop import as_they_end
 from exp.workloads.errors import TargetError
-from exp.workloads.request import BLOCK_TOKENS
+from exp.workloads.request_bodies import request_body, request_headers
 from exp.workloads.streams import Answered, Outcome, send
 from exp.workloads.trace import TracedRequest
 
-FIRST_TOKEN_ID, LAST_TOKEN_ID = 1_000, 30_000
-"""Ordinary tokens in every vocabulary that is served."""
 PROBE_TIMEOUT_S = 10.0
 PREPARED_BEFORE_S = 1.0
 """Bodies are made so long before they are sent: not late, and not all in memory at once."""
-_FACTORS = tuple(random.Random(0).getrandbits(64) | 1 for _ in range(BLOCK_TOKENS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +99,8 @@ async def send_all(
 ) -> list[Sent]:
     """Send all and wait for all; in the order of the trace.
 
-    Requests that give only a number of prompt tokens get the same ones under the same ``run_id``.
+    Requests that give only a number of prompt tokens, or hashes of them, get the same ones under
+    the same ``run_id``, and others under another one.
     """
     sent = []
     async for one in replay(requests, target, run_id):
@@ -133,6 +129,7 @@ class _Sender:
         self._session = session
         self._target = target
         self._run_id = run_id
+        self._salt = random.Random(run_id).getrandbits(63)
         self._loop = asyncio.get_running_loop()
         self._started_s = self._loop.time()
         self._places: AbstractAsyncContextManager[object] = (
@@ -144,8 +141,10 @@ class _Sender:
         due_s = self._started_s + request.at_s * target.time_scale
         await self._sleep_until(due_s - PREPARED_BEFORE_S)
         rng = random.Random(f"{self._run_id} {index}")
-        path, body = request_body(request, target.model, rng, are_chats=target.are_chats)
-        headers = _headers(request, target.api_key, request_id)
+        path, body = request_body(
+            request, target.model, rng, are_chats=target.are_chats, salt=self._salt
+        )
+        headers = request_headers(request, target.api_key, request_id)
         await self._sleep_until(due_s)
         async with self._places:
             late_ms = (self._loop.time() - due_s) * 1e3
@@ -156,58 +155,6 @@ class _Sender:
 
     async def _sleep_until(self, due_s: float) -> None:
         await asyncio.sleep(max(0.0, due_s - self._loop.time()))
-
-
-def request_body(
-    request: TracedRequest, model: str, rng: random.Random, *, are_chats: bool = True
-) -> tuple[str, bytes]:
-    """The path and the body: a chat or a completion for a text, a completion for token ids."""
-    body: dict[str, Any] = {
-        "model": model,
-        "temperature": 0.0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if request.ignore_eos:
-        body["ignore_eos"] = True
-    if request.user is not None:
-        body["user"] = request.user
-    if request.priority is not None:
-        body["priority"] = request.priority
-    num_prompt_tokens = request.num_prompt_tokens or 0
-    ids = token_ids(request.block_hashes, num_prompt_tokens + (request.answer_tokens or 0), rng)
-    if request.answer_tokens is not None:
-        body["vllm_xargs"] = {"answer_ids": ids[num_prompt_tokens:]}
-    if request.prompt is not None and are_chats:
-        body["messages"] = [{"role": "user", "content": request.prompt}]
-        body["max_completion_tokens"] = request.max_tokens
-        return "/v1/chat/completions", msgspec.json.encode(body)
-    body["prompt"] = ids[:num_prompt_tokens] if request.prompt is None else request.prompt
-    body["max_tokens"] = request.max_tokens
-    return "/v1/completions", msgspec.json.encode(body)
-
-
-def token_ids(block_hashes: Sequence[int], count: int, rng: random.Random) -> list[int]:
-    """So many ids: first those that the hashes stand for, then random ones."""
-    ids = list(chain.from_iterable(_block_ids(one) for one in block_hashes))[:count]
-    return ids + rng.choices(range(FIRST_TOKEN_ID, LAST_TOKEN_ID), k=count - len(ids))
-
-
-def _block_ids(block_hash: int) -> list[int]:
-    """Ids of a block, equal for equal hashes."""
-    span = LAST_TOKEN_ID - FIRST_TOKEN_ID
-    return [FIRST_TOKEN_ID + ((block_hash + 1) * factor >> 40) % span for factor in _FACTORS]
-
-
-def _headers(request: TracedRequest, api_key: str | None, request_id: str) -> dict[str, str]:
-    given = {
-        "authorization": f"Bearer {api_key}" if api_key else None,
-        "x-session-id": request.session,
-        "x-slo-ttft-ms": request.slo_ttft_ms,
-        "x-slo-tpot-ms": request.slo_tpot_ms,
-    }
-    named = {name: str(value) for name, value in given.items() if value is not None}
-    return {"x-request-id": request_id, **named}
 
 
 def _sent(

@@ -72,7 +72,7 @@ def first_chats(tokenizer: str | None) -> tuple[Chat, ...]:
     turns = [turn for turn in found if turn.prompt.strip()]
     counts = count_tokens([text for turn in turns for text in turn], tokenizer)
     return tuple(
-        Chat(turn.prompt, num_prompt, num_output, turn in unseen)
+        Chat(readable(turn.prompt), num_prompt, num_output, turn in unseen)
         for turn, num_prompt, num_output in zip(turns, counts[::2], counts[1::2], strict=True)
     )
 

@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
+from exp.emulator.tokens import TOKEN_BYTES
 from exp.workloads.errors import TraceError
 from exp.workloads.request import WorkloadRequest
 
 Line = TypeVar("Line")
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 PositiveMs = Annotated[float, msgspec.Meta(gt=0)]
-TOKEN_BYTES = 4
-"""Of English text, about."""
 
 
 class TraceHeader(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from exp.benchmark.benchmark_serving import main
 from exp.benchmark.vllm_results import vllm_result
 from exp.study.tables import read_table, to_records
-from exp.workloads.replay import Goals, Sent, Target, send_all, served_model, token_ids
+from exp.workloads.replay import Goals, Sent, Target, send_all, served_model
+from exp.workloads.request_bodies import token_ids
 from exp.workloads.summary import summarise
 from exp.workloads.trace import TracedRequest, TraceHeader, write_trace
 from tests.emulator.process import MODEL, run_emulator
@@ -175,6 +176,20 @@ def test_equal_hashes_make_equal_token_ids(hashes: list[int], count: int) -> Non
     assert ids[:known] == again[:known]
     assert all(1_000 <= one < 30_000 for one in ids)
     assert ids[known:] != again[known:] or count - known < 3
+
+
+@pytest.mark.anyio
+async def test_runs_share_prefixes_within_themselves_only() -> None:
+    """What one run has left in the caches is of no use to the next, unless it has its name."""
+    engine = ScriptedEngine(behave=stream_of(CHUNK, USAGE, DONE))
+    shared = request(None, num_prompt_tokens=32, block_hashes=(5, 6))
+    async with serving(engine) as url:
+        for run_id in ("a", "a", "b"):
+            await send_all([shared, shared], Target(base_url=url, model="m"), run_id)
+    prompts = [json.loads(body)["prompt"] for _, body in engine.requests]
+    assert prompts[0] == prompts[1] == prompts[2] == prompts[3]
+    assert prompts[4] == prompts[5]
+    assert not set(prompts[0]) & set(prompts[4])
 
 
 def test_an_emulated_engine_does_exactly_the_work_of_the_trace(

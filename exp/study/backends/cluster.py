@@ -1,8 +1,8 @@
 """Runs on a cluster that is up: its gateway is told to be the case's system, then gets the load.
 
 The admin token and an API key are taken from ``ASTROLABE_GATEWAY_ADMIN_TOKEN`` and
-``ASTROLABE_API_KEY``. Units keep what they have learnt and cached from one run to the next; random
-token ids are new in each run.
+``ASTROLABE_API_KEY``. Sidecars keep what they have learnt from one run to the next, and engines
+what they have cached; but token ids are new in each run, so that only texts can be found there.
 """
 
 from __future__ import annotations
