@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
@@ -94,4 +94,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
