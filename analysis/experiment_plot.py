@@ -52,7 +52,7 @@ def draw(view: View) -> list[Drawn]:
 def draw_rates(view: View, scenario: Scenario, name: str) -> Drawn:
     """Six panels over the rate."""
     last = (
-        Panel("goodput (answers/s within goals)", "all.goodput_per_s")
+        Panel("goodput (answers/s)", "all.goodput_per_s")
         if scenario.goals
         else Panel("share answered", "all.answered_share")
     )

@@ -26,7 +26,7 @@ class Style(NamedTuple):
 
     colour: str
     dashes: str | tuple[int, tuple[int, ...]] = "-"
-    marker: str = ""
+    marker: str | tuple[int, int, int] = ""
     width: float = 1.6
     hatch: str = ""
 
@@ -42,7 +42,8 @@ class Style(NamedTuple):
 
     def marks(self, label: str = "") -> dict[str, Any]:
         """The same, with a marker at each point."""
-        edges = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+        size = 5.5 if isinstance(self.marker, str) else 8.0  # stars are thin
+        edges = {"markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.6}
         return {**self.line(label), "marker": self.marker, **edges}
 
     def band(self) -> dict[str, Any]:
@@ -63,8 +64,8 @@ CYCLE = (
     Style(PURPLE, (0, (3, 1, 1, 1)), "P", 1.6, "++"),
     Style(GREY, (0, (1, 1)), "X", 1.6, "oo"),
     Style(LIGHT_GREY, (0, (6, 2, 2, 2)), "<", 1.6, "--"),
-    Style("#b5838d", (0, (4, 1, 1, 1, 1, 1)), "h", 1.6, "O"),
-    Style("#6b705c", (0, (2, 1)), "8", 1.6, "||"),
+    Style("#b5838d", (0, (4, 1, 1, 1, 1, 1)), (3, 1, 0), 1.6, "O"),
+    Style("#6b705c", (0, (2, 1)), (6, 1, 0), 1.6, "||"),
 )
 """For things without a style of their own, the most important first."""
 _BETWEEN = (
