@@ -5,6 +5,12 @@ where the system lets processes be pinned. Two ways of routing: ``round_robin`` 
 alone, the top-level figures) and ``min_new_request_latency`` with instant sidecars: under
 ``predictive`` with one prompt again and again, whose length estimate is remembered, under
 ``predictive_new_prompts`` with prompts that are all different.
+
+``--other NAME=COMMAND`` measures another router in the same rounds, on its core; ``{url}``
+in the command is the engine's URL, ``{port}`` where it shall listen. For instance:
+
+    --other "vllm-router=python -m vllm_router.launch_router --host 127.0.0.1 --port {port}
+             --worker-urls {url} --policy round_robin --log-level warning"
 """
 
 from __future__ import annotations
@@ -14,9 +20,11 @@ import asyncio
 import json
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +116,23 @@ def _against(direct: dict[str, float], through: dict[str, float], rss_mb: float)
     }
 
 
-async def measure(num_rounds: int, duration_s: float) -> dict[str, Any]:
+async def _answers(port: int) -> None:
+    """Wait until a router of whatever kind answers."""
+    deadline_s = time.monotonic() + 60
+    url, headers = f"http://127.0.0.1:{port}/v1/completions", {"content-type": "application/json"}
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline_s:
+            with suppress(aiohttp.ClientError):
+                async with session.post(url, data=BODY, headers=headers) as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(0.2)
+    raise TimeoutError(f"the router on port {port} is not ready")
+
+
+async def measure(
+    num_rounds: int, duration_s: float, num_workers: int, others: dict[str, str]
+) -> dict[str, Any]:
     """Run the benchmark; the result is the JSON object that ``main`` prints."""
     cores = pin(os.getpid(), 0)
     engine_port = free_port()
@@ -121,10 +145,18 @@ async def measure(num_rounds: int, duration_s: float) -> dict[str, Any]:
         for policy in ("round_robin", PREDICTIVE):
             port = free_port()
             command = ["-m", "global_scheduler", f"--port={port}", f"--policy={policy}", *units]
-            child = Child([sys.executable, *command, "--log-level=warning"])
-            pin(child.pid, 1)
+            command += [f"--workers={num_workers}", "--log-level=warning"]
+            child = Child([sys.executable, *command])
             gateways[policy] = (port, child)
+            if num_workers == 1:
+                pin(child.pid, 1)
             await ready(port, NUM_UNITS)
+        for name, command_line in others.items():
+            port = free_port()
+            child = Child(shlex.split(command_line.format(url=url, port=port)))
+            gateways[name] = (port, child)
+            pin(child.pid, 1)
+            await _answers(port)
         ports = {"direct": engine_port} | {name: port for name, (port, _) in gateways.items()}
         ports[NEW_PROMPTS] = ports[PREDICTIVE]
         new_bodies = NewPrompts(BODY), NewPrompts(STREAM_BODY)
@@ -145,6 +177,8 @@ async def measure(num_rounds: int, duration_s: float) -> dict[str, Any]:
     return results["round_robin"] | {
         "predictive": results[PREDICTIVE],
         "predictive_new_prompts": results[NEW_PROMPTS],
+        "others": {name: results[name] for name in others},
+        "workers": num_workers,
         "connections": NUM_CONNECTIONS,
         "rounds": num_rounds,
         "pinned": cores,
@@ -159,9 +193,15 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds to take medians over")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each load")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="the gateway's; several are not put on one core"
+    )
+    parser.add_argument("--other", action="append", default=[], help="another router to measure")
     parser.add_argument("--output", type=Path, help="also write the JSON here")
     arguments = parser.parse_args()
-    result = json.dumps(uvloop.run(measure(arguments.rounds, arguments.seconds)))
+    others = dict(text.split("=", 1) for text in arguments.other)
+    figures = uvloop.run(measure(arguments.rounds, arguments.seconds, arguments.workers, others))
+    result = json.dumps(figures)
     if arguments.output:
         arguments.output.write_text(result + "\n")
     print(result)
