@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_selection(group: Any) -> None:
     add = group.add_argument
-    add("--quick", action="store_true", help="two seeds, a fifth of the requests, three rates")
+    add("--quick", action="store_true", help="two seeds, fewer requests and rates")
     add("--seeds", type=_above_zero, metavar="N", help="how many (default: 5, with --quick 2)")
     add("--first-seed", type=int, default=1, metavar="SEED", help="N follow it (default 1)")
     add("--rates", type=_rates, metavar="R[,R...]", help="of the curves, in requests/s")

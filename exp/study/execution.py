@@ -60,9 +60,13 @@ def execute(case: Case, backend: Backend) -> Execution:
         with _deadline(backend.case_timeout_s), CpuWatch() as watch:
             records = _run_case(backend)(case)
         table = to_table(records)
-    except Exception as error:  # one run's failure must not end the others
-        raise CaseError(f"{where(case)}: {type(error).__name__}: {error}") from error
+    except (Exception, _Late) as error:  # one run's failure must not end the others
+        raise CaseError(f"{where(case)}: {_reason(error)}") from error
     return Execution(table, time.perf_counter() - started_s, watch.cores_used())
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) if isinstance(error, _Late) else f"{type(error).__name__}: {error}"
 
 
 def where(case: Case) -> str:
@@ -77,12 +81,16 @@ def _run_case(backend: Backend) -> Callable[[Case], list[RequestRecord]]:
     return lambda case: run_case(case, backend.gateway_url)
 
 
+class _Late(SystemExit):
+    """A run is ended. Event loops let nothing less through from whatever task it hits."""
+
+
 @contextmanager
 def _deadline(timeout_s: float) -> Iterator[None]:
-    """Ends the block with a ``TimeoutError``."""
+    """Ends the block with ``_Late``."""
 
     def expire(signum: int, frame: object) -> None:
-        raise TimeoutError(f"took longer than {timeout_s:g} s")
+        raise _Late(f"took longer than {timeout_s:g} s")
 
     before = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)

@@ -50,6 +50,7 @@ class LocalExecutor:
             num_processes,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin_worker,
+            initargs=(backend.name != "twin",),
         )
 
     def submit(self, case: Case) -> Future[Execution]:
@@ -67,10 +68,11 @@ class LocalExecutor:
             worker.kill()
 
 
-def _begin_worker() -> None:
+def _begin_worker(starts_fleets: bool) -> None:
     """What a run has started, such as a fleet, is to end with it, however the study ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the study's, which ends its workers
-    signal.signal(signal.SIGTERM, _unwind)
+    if starts_fleets:
+        signal.signal(signal.SIGTERM, _unwind)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_outlive, args=(parent.sentinel,), daemon=True).start()

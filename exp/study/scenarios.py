@@ -9,7 +9,7 @@ import msgspec
 from exp.study.case import Fleet, Goals, UnitGroup, WorkloadSpec
 from exp.study.plan import Scenario
 
-QUICK_SHARE = 0.2
+QUICK_SHARE = 1 / 3
 """Of the requests, with ``--quick``."""
 LLAMA_7B = "config/llama_config.json"
 LLAMA_70B = "config/llama70b_config.json"
