@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 
 import anyio
 import httpx
@@ -64,10 +65,11 @@ async def test_a_limit_holds_for_all_workers_together() -> None:
         assert await running.metric("astrolabe_workers ") == 2
 
 
-async def test_admin_changes_and_quotas_hold_for_all_workers() -> None:
+async def test_admin_changes_and_quotas_hold_for_all_workers(tmp_path: Path) -> None:
     """Whichever worker is asked, the one scheduler answers."""
     engines = ScriptedEngine(), ScriptedEngine()
-    async with fleet(*engines, workers=2, policy="round_robin", quota=["default=4/-"]) as running:
+    quotas = {"quota": ["default=4/-"], "quota_store": tmp_path / "quotas.sqlite"}
+    async with fleet(*engines, workers=2, policy="round_robin", **quotas) as running:
         await running.client.put("/admin/policy", json={"policy": "least_outstanding"})
         answers = [await running.complete() for _ in range(6)]
         assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 2
