@@ -81,7 +81,9 @@ def _figures(result: LoadResult, memory: list[tuple[float, float]]) -> dict[str,
     settled = memory[int(len(memory) * WARM_UP_SHARE) :]
     slope = statistics.linear_regression(*zip(*settled, strict=True)).slope
     figures: dict[str, Any] = {
+        "requests": result.num_requests,
         "errors": result.num_errors,
+        "first_error": result.first_error,
         "chunks_per_s": round(result.num_chunks / result.duration_s),
         "ttft_ms_p50": round(statistics.median(result.first_byte_s) * 1e3, 2),
         "rss_mb_first": round(memory[0][1], 1),

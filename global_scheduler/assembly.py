@@ -16,9 +16,9 @@ from global_scheduler.admission import AdmissionRules
 from global_scheduler.backlogs import BacklogClient
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.carrying import carry
+from global_scheduler.connection_pool import ConnectionPool
 from global_scheduler.decisions import DecisionLog
 from global_scheduler.dispatch import Dispatcher, Routing
-from global_scheduler.engine_http import ConnectionPool
 from global_scheduler.exchange import Exchange
 from global_scheduler.gateway import Gateway
 from global_scheduler.generations import Generations

@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from global_scheduler.engine_http import BrokenOff, ConnectionPool, Response, origin_of
+from global_scheduler.connection_pool import ConnectionPool, origin_of
+from global_scheduler.engine_http import BrokenOff, Response
 from global_scheduler.ledger import Ledger
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.outcomes import Outcomes

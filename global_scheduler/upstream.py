@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from global_scheduler.engine_http import BrokenOff, ConnectionPool, RawHeaders, Response, origin_of
+from global_scheduler.connection_pool import ConnectionPool, origin_of
+from global_scheduler.engine_http import BrokenOff, RawHeaders, Response
 
 CONNECT_TIMEOUT_S = 5.0
 KEEPALIVE_S = 4.0

@@ -19,7 +19,8 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from global_scheduler.engine_http import BrokenOff, ConnectionPool, Origin, origin_of_socket
+from global_scheduler.connection_pool import ConnectionPool, Origin, origin_of_socket
+from global_scheduler.engine_http import BrokenOff
 from global_scheduler.errors import Unavailable, UpstreamFailed
 from global_scheduler.exchange import Exchange
 from global_scheduler.gateway import Gateway

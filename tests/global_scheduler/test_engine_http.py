@@ -10,14 +10,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from global_scheduler.engine_http import (
-    BrokenOff,
+from global_scheduler.connection_pool import (
     ConnectionPool,
     Origin,
-    Response,
     origin_of,
     origin_of_socket,
 )
+from global_scheduler.engine_http import BrokenOff, Response
 
 pytestmark = pytest.mark.anyio
 

@@ -112,6 +112,7 @@ async def test_a_client_that_leaves_gives_its_place_back() -> None:
 
     engine = ScriptedEngine(behave=endless)
     async with fleet(engine, workers=2, worker_concurrency_limit=1) as running:
+        await running.client.get("/health")  # a worker is up and has this connection
         with pytest.raises(httpx.ReadTimeout):
             await running.client.post(
                 "/v1/completions", json={"model": "m", "prompt": "p", "stream": True}, timeout=1.0
