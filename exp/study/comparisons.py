@@ -41,6 +41,7 @@ def main() -> Study:
             goals=GOALS,
             variables={"units": num_units},
             only=tuple(only),
+            is_in_quick=num_units <= 12,
         )
 
     return Study(
@@ -69,8 +70,8 @@ def llumnix() -> Study:
                 label="8 A100, Llama-2-7B, ShareGPT",
                 fleet=fleet(("A100-40G", 8)),
                 workload=SHAREGPT,
-                rates_per_s=(20.0, 30.0, 36.0, 40.0, 44.0),
-                capacity_near_per_s=40.0,
+                rates_per_s=(28.0, 38.0, 44.0, 48.0, 52.0),
+                capacity_near_per_s=48.0,
                 goals=GOALS,
             ),
             Scenario(
@@ -78,8 +79,8 @@ def llumnix() -> Study:
                 label="4 x 4 A100, Llama-2-70B, ShareGPT",
                 fleet=fleet(("A100-40G", 4), model=LLAMA_70B),
                 workload=with_requests(SHAREGPT, 1_000),
-                rates_per_s=(4.0, 6.0, 7.0, 8.0, 9.0),
-                capacity_near_per_s=8.0,
+                rates_per_s=(6.0, 9.0, 11.0, 12.0, 13.0),
+                capacity_near_per_s=12.0,
                 goals=GOALS,
             ),
         ),
@@ -104,8 +105,8 @@ def pools() -> Study:
                 long_share=MIXED.long_share,
                 arrivals=arrivals,
             ),
-            rates_per_s=(8.0, 12.0, 16.0, 20.0, 24.0),
-            capacity_near_per_s=18.0,
+            rates_per_s=(12.0, 16.0, 20.0, 22.0, 24.0, 26.0),
+            capacity_near_per_s=23.0,
             goals=GOALS,
         )
 
@@ -143,8 +144,8 @@ def hetero() -> Study:
                 label="8 A30 and 4 A100, ShareGPT",
                 fleet=fleet(("A30", 8), ("A100-40G", 4)),
                 workload=SHAREGPT,
-                rates_per_s=(16.0, 24.0, 32.0, 38.0, 42.0, 46.0),
-                capacity_near_per_s=38.0,
+                rates_per_s=(20.0, 28.0, 34.0, 38.0, 42.0, 46.0),
+                capacity_near_per_s=40.0,
                 goals=GOALS,
             ),
             Scenario(
@@ -152,8 +153,8 @@ def hetero() -> Study:
                 label="6 A30, 4 A100 and 2 H100, ShareGPT",
                 fleet=fleet(("A30", 6), ("A100-40G", 4), ("H100", 2)),
                 workload=SHAREGPT,
-                rates_per_s=(20.0, 32.0, 44.0, 52.0, 60.0),
-                capacity_near_per_s=50.0,
+                rates_per_s=(24.0, 34.0, 40.0, 46.0, 52.0, 58.0),
+                capacity_near_per_s=46.0,
                 goals=GOALS,
             ),
         ),
@@ -175,8 +176,8 @@ def multi_turn() -> Study:
                 label="8 A100, ShareGPT conversations, prefix caching",
                 fleet=fleet(("A100-80G", 8), prefix_caching=True),
                 workload=CONVERSATIONS,
-                rates_per_s=(10.0, 16.0, 22.0, 28.0, 34.0),
-                capacity_near_per_s=26.0,
+                rates_per_s=(16.0, 22.0, 28.0, 32.0, 36.0, 40.0),
+                capacity_near_per_s=32.0,
                 goals=GOALS,
             ),
         ),
@@ -188,7 +189,7 @@ def multi_turn() -> Study:
 
 def slo() -> Study:
     """Answers within latency goals."""
-    goals = Goals(ttft_ms=1_000.0, tpot_ms=75.0)
+    goals = Goals(ttft_ms=1_000.0, tpot_ms=40.0)
     told = {"slo": f"*={goals.ttft_ms:g},{goals.tpot_ms:g}"}
     return Study(
         name="slo",
@@ -197,7 +198,7 @@ def slo() -> Study:
         scenarios=(
             Scenario(
                 name="slo",
-                label="12 A30, ShareGPT, TTFT within 1 s and TPOT within 75 ms",
+                label="12 A30, ShareGPT, TTFT within 1 s and TPOT within 40 ms",
                 fleet=equal_fleet(),
                 workload=SHAREGPT,
                 rates_per_s=(16.0, 22.0, 26.0, 30.0, 34.0, 40.0),
@@ -228,8 +229,8 @@ def extension(traces: Mapping[str, str]) -> Study:
         label="12 A30, Qwen2-7B, ShareGPT",
         fleet=equal_fleet(model=QWEN_7B),
         workload=SHAREGPT,
-        rates_per_s=(20.0, 40.0, 50.0, 60.0, 70.0),
-        capacity_near_per_s=60.0,
+        rates_per_s=(30.0, 45.0, 52.0, 58.0, 64.0),
+        capacity_near_per_s=58.0,
         goals=GOALS,
     )
     return Study(

@@ -43,6 +43,8 @@ class Scenario(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     """As those of systems, such as ``{"burstiness": 0.25}``."""
     only: tuple[str, ...] = ()
     """Names of the systems that take part; empty: all."""
+    is_in_quick: bool = True
+    """Also run with ``--quick``."""
 
 
 class Study(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -106,10 +106,10 @@ def test_latency_rises_with_load(results: Results) -> None:
 
 @pytest.mark.slow
 def test_knowing_lengths_is_at_least_as_good_as_estimating_them(results: Results) -> None:
-    """The mean latency at each rate, within two percent of noise; and predictions are better."""
+    """The mean latency at each rate, within five percent; and predictions are better."""
     points = {(one.system, one.rate_per_s): one.figures for one in results.summary.points}
     for rate_per_s in RATES:
         estimated, known = (points[name, rate_per_s] for name in SYSTEMS[2:])
-        assert known["all.e2e_ms.mean"].value <= 1.02 * estimated["all.e2e_ms.mean"].value
+        assert known["all.e2e_ms.mean"].value <= 1.05 * estimated["all.e2e_ms.mean"].value
         error = "prediction.e2e_error"
         assert known[error].value < 0.5 * estimated[error].value
