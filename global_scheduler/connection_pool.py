@@ -9,6 +9,8 @@ from collections import defaultdict, deque
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import anyio
+
 from global_scheduler.engine_http import BrokenOff, Connection, RawHeaders, Response
 
 
@@ -82,7 +84,7 @@ class ConnectionPool:
         The engine may be silent for ``silence_s``, or take so long in all (``is_total``).
 
         Raises:
-            OSError, asyncio.TimeoutError: there is no connection to be had.
+            OSError: there is no connection to be had; TimeoutError: not in time.
             BrokenOff: no head came.
         """
         request = _request(origin, method, target, headers, body)
@@ -114,7 +116,9 @@ class ConnectionPool:
         return None
 
     async def _connect(self, origin: Origin) -> Connection:
-        _, connection = await asyncio.wait_for(self._open(origin), self._connect_timeout_s)
+        # asyncio.wait_for may swallow a cancellation before Python 3.12.
+        with anyio.fail_after(self._connect_timeout_s):
+            _, connection = await self._open(origin)
         return connection
 
     async def _open(self, origin: Origin) -> tuple[asyncio.BaseTransport, Connection]:

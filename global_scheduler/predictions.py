@@ -254,7 +254,7 @@ class PredictionClient:
                 if response.status != 200:
                     raise NoAnswer(f"http_{response.status}")
                 return await _read(response)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise NoAnswer("late") from None
         except BrokenOff as error:
             raise NoAnswer("late" if error.was_late else "unreachable") from None

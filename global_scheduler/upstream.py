@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 from global_scheduler.connection_pool import ConnectionPool, origin_of
@@ -84,7 +83,7 @@ class Upstream:
             )
         except BrokenOff as error:
             raise UnitFailed(str(error)) from error
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             raise UnitFailed("no connection in time") from error
         except (OSError, ValueError) as error:
             raise UnitFailed(f"cannot connect: {error}", refused=True) from error

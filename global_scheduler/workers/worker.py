@@ -61,7 +61,7 @@ class Forwarding:
             )
             try:
                 response = await asked
-            except (OSError, asyncio.TimeoutError, BrokenOff) as error:
+            except (OSError, BrokenOff) as error:
                 raise Unavailable(f"the scheduler does not answer: {error}") from error
             async with response:
                 returned = [one for one in response.raw_headers if one[0] not in HOP_BY_HOP]
