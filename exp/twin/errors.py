@@ -1,7 +1,8 @@
 """What can go wrong in the twin.
 
 TwinError
-└── EngineDown
+├── EngineDown
+└── ValidationImpossible
 """
 
 from __future__ import annotations
@@ -13,3 +14,7 @@ class TwinError(Exception):
 
 class EngineDown(TwinError):
     """The engine has failed and takes no requests."""
+
+
+class ValidationImpossible(TwinError):
+    """What the twin should be held against is not there, or has failed; says what to do."""

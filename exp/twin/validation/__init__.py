@@ -1,0 +1,1 @@
+"""How near the twin comes to what it stands for: stock Vidur, emulated engines, real vLLM."""
