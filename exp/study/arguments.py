@@ -36,7 +36,8 @@ is printed last. A study that was interrupted goes on where it stopped with the 
 
 On a cluster the fleet is the one that is there: choose a scenario with as many units and rates that
 fit them. Some of the gateway's settings can only be given when it starts; a run that wants others
-fails and says which, so that systems may have to be run one after another (--systems).
+fails and says which, so that systems may have to be run one after another (--systems). Its admin
+token and an API key are read from ASTROLABE_GATEWAY_ADMIN_TOKEN and ASTROLABE_API_KEY.
 """
 
 

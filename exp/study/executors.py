@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from exp.study.case import Case
@@ -59,13 +60,22 @@ class LocalExecutor:
 
     def close(self) -> None:
         """See ``Executor``."""
-        workers = list((self._pool._processes or {}).values())
+        workers = self._workers()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.terminate()
         for worker in workers:
             worker.join(GRACE_S)
             worker.kill()
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Of those that have been started."""
+        return [worker.pid for worker in self._workers() if worker.pid is not None]
+
+    def _workers(self) -> list[BaseProcess]:
+        """The pool itself would wait for what they do."""
+        return list((self._pool._processes or {}).values())
 
 
 def _begin_worker(starts_fleets: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 from exp.study.case import Case, Fleet, UnitGroup, WorkloadSpec
@@ -52,6 +53,7 @@ class QueueExecutor:
     fails: set[float] = field(default_factory=set)
     """Rates."""
     interrupted_after: int | None = None
+    breaks_at: int | None = None
     executed: list[Case] = field(default_factory=list)
 
     def submit(self, case: Case) -> Future[Execution]:
@@ -59,7 +61,9 @@ class QueueExecutor:
             raise KeyboardInterrupt
         self.executed.append(case)
         future: Future[Execution] = Future()
-        if case.rate_per_s in self.fails:
+        if len(self.executed) == self.breaks_at:
+            future.set_exception(BrokenProcessPool("a worker has died"))
+        elif case.rate_per_s in self.fails:
             future.set_exception(CaseError(f"no luck at {case.rate_per_s:g}/s"))
         else:
             future.set_result(Execution(to_table(play(case)), 0.5, {"cpu.gateway": 0.25}))

@@ -8,17 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from benchmarks.processes import free_port
 from exp.study.case import Case, Fleet, UnitGroup, WorkloadSpec
 from exp.study.cpu import CpuWatch
-from exp.study.errors import CaseError
+from exp.study.errors import CaseError, PlanError
 from exp.study.execution import Backend, execute
-from exp.study.executors import LocalExecutor
+from exp.study.executors import LocalExecutor, RayExecutor
 from exp.study.tables import to_records
 
 TIMEOUT_S = 120.0
@@ -87,3 +89,19 @@ def test_the_cores_of_gateways_and_sidecars_are_told(tmp_path: Path) -> None:
     if Path("/proc/self/stat").exists():
         assert set(cores) == {"cpu.sidecars"}
         assert 0.1 < cores["cpu.sidecars"] < 1.2
+
+
+def test_a_worker_that_is_killed_is_noticed() -> None:
+    """As when the machine has run out of memory."""
+    with closing(LocalExecutor(Backend("twin"), 1)) as executor:
+        future = executor.submit(CASE)
+        (worker,) = executor.worker_pids
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            future.result(TIMEOUT_S)
+
+
+def test_a_ray_that_cannot_be_used_is_refused_at_once() -> None:
+    """Whether it is not installed or nobody answers at its address."""
+    with pytest.raises(PlanError, match="--ray"):
+        RayExecutor(Backend("twin"), f"127.0.0.1:{free_port()}", None)

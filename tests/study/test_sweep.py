@@ -11,6 +11,7 @@ from tqdm import tqdm
 from exp.study import summary
 from exp.study.casefiles import CaseFiles
 from exp.study.code_version import CodeVersion
+from exp.study.errors import StudyError
 from exp.study.plan import Study
 from exp.study.sweep import Sweep
 from tests.study.queueing import QueueExecutor, queue_study
@@ -124,3 +125,13 @@ def test_a_failed_run_is_told_and_others_go_on(tmp_path: Path) -> None:
     sweep(study, tmp_path, again)
     assert {8.0, 9.0} < {case.rate_per_s for case in again.executed}
     assert 4.0 not in {case.rate_per_s for case in again.executed}
+
+
+def test_a_lost_worker_ends_the_study_which_can_go_on(tmp_path: Path) -> None:
+    """It is told what may have happened; what had ended before is kept."""
+    study = queue_study(rates_per_s=(4.0, 9.0))
+    with pytest.raises(StudyError, match="a worker process has died"):
+        sweep(study, tmp_path, QueueExecutor(num_slots=1, breaks_at=3))
+    again = QueueExecutor()
+    sweep(study, tmp_path, again)
+    assert len(again.executed) == 8 - 2
