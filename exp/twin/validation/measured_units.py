@@ -16,7 +16,7 @@ from wire.model_config import ModelConfig
 from wire.snapshot import EngineLimits, StepRecord
 
 LEAST_STEPS = 200
-MOST_RATIO = 2.0
+MOST_RATIO = 1.5
 """Steps off by more than this factor count as if they were off by it: the machine was elsewhere."""
 _KNOTS = (4, 8, 16, 32, 64)
 _ROUNDS = 10
