@@ -39,7 +39,7 @@ EPILOG = """\
 Mean E2E latency must be within 2 % of stock Vidur's; against the emulated fleet and real vLLM, TTFT
 and E2E latency at the median within 10 %, at the 99th percentile within 20 %. Figures are of the
 requests of all seeds together. Vidur takes a minute; real runs happen in real time, for which this
-machine should have nothing else to do: all together with three seeds about half an hour.
+machine should have nothing else to do: all together with three seeds about 40 minutes.
 """
 
 
@@ -110,6 +110,10 @@ def _validate(options: argparse.Namespace) -> int:
             num_failed += 1
     rows = [row for one in comparisons for row in one.rows()]
     print(table(rows))
+    for one in comparisons:
+        print(
+            f"{one.name}: {', '.join(f'{name} {value:.3g}' for name, value in one.notes.items())}"
+        )
     if options.json:
         found = {"seeds": list(seeds), "comparisons": [one.to_json() for one in comparisons]}
         options.json.write_text(json.dumps(found, indent=2) + "\n")

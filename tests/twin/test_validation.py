@@ -10,16 +10,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from exp.fleet.display import SilentDisplay
+from exp.fleet.local import EMULATED_NOISE
+from exp.fleet.temporary import temporary_fleet
+from exp.gateway_admin import Admin
 from exp.study.backends import emulated
-from exp.study.case import Fleet, UnitGroup
+from exp.study.backends.sending import send_case
+from exp.study.case import Fleet, UnitGroup, WorkloadSpec
 from exp.study.records import RequestRecord
 from exp.twin.__main__ import AGAINST, BEYOND_LIMITS, UNUSABLE, main
 from exp.twin.errors import ValidationImpossible
 from exp.twin.run import run_case
+from exp.twin.units import UnitSpec, unit_specs
 from exp.twin.validation import against_emulated, against_vidur
 from exp.twin.validation.comparison import MEAN, PERCENTILES, Comparison, Row, Say, table
 from exp.twin.validation.measured_units import fit_steps, measured_units
 from exp.twin.validation.network import fitted_network_ms, with_network
+from exp.twin.validation.step_watch import watched
+from predictor.simulator.kernel.step_cost import mixed_step_s
 from predictor.step_time.base import BatchShape
 from predictor.step_time.records import record_shape
 from tests.predictor.engines import MODEL
@@ -148,6 +156,34 @@ def test_step_times_and_their_noise_are_those_of_the_engine() -> None:
     without = [one for one in steps(2_000) if one.duration_s < 5.0]
     assert units.slowdown({"unit-1": without}) == pytest.approx(1.0, abs=0.03)
     assert fit.step_s(record_shape(without[0])) > 0
+
+
+def test_units_are_measured_while_they_serve(tmp_path: Path) -> None:
+    """Step times learnt from running engines are those that the engines have."""
+    case = msgspec.structs.replace(
+        against_emulated.case_of("round_robin", seed=1, num_requests=60),
+        fleet=Fleet(groups=(UnitGroup(gpu="A30", count=2, speed=4.0),)),
+        workload=WorkloadSpec(
+            source="synthetic", num_requests=60, prompt_tokens="32-256", output_tokens="16-64"
+        ),
+        rate_per_s=15.0,
+    )
+    plan = emulated.plan_of(case, tmp_path)
+    with temporary_fleet(plan, SilentDisplay()) as url, watched(plan) as watch:
+        records = send_case(case, Admin(url), is_emulated=True)
+    assert [one.outcome for one in records] == ["ok"] * 60
+    (truth, _), units = unit_specs(case), measured_units(MODEL, watch.limits, watch.steps)
+    assert [spec.name for spec in units.specs] == ["unit-01", "unit-02"]
+    assert units.specs[0].limits.max_num_seqs == truth.limits.max_num_seqs
+    assert units.noise == pytest.approx(EMULATED_NOISE, rel=0.5)
+    for tokens in (1, 10, 200):
+        assert step_s(units.specs[0], tokens) == pytest.approx(step_s(truth, tokens), rel=0.1)
+
+
+def step_s(spec: UnitSpec, num_tokens: int) -> float:
+    """Of one prompt that is prefilled alone."""
+    table, attention = spec.table, num_tokens**2 / 2
+    return mixed_step_s(table, 0, 0, 1, num_tokens, 0, attention, 0.0)
 
 
 def test_too_few_steps_teach_nothing() -> None:

@@ -74,24 +74,39 @@ def _spec(name: str, model: ModelConfig, limits: EngineLimits, fit: FittedStepTi
 
 
 def fit_steps(records: Sequence[StepRecord]) -> FittedStepTime:
-    """The linear model with the least squared error relative to the times that it expects."""
-    observed_s = _durations_s(records)
-    fits = [_fit(np.array([features(one, knot) for one in records]), observed_s) for knot in _KNOTS]
+    """The linear model with the least squared error relative to the times that it expects.
+
+    Steps with a prefill, which are few and decide on TTFT, weigh as much together as all others.
+    """
+    observed_s, weights = _durations_s(records), _weights(records)
+    fits = [
+        _fit(np.array([features(one, knot) for one in records]), observed_s, weights)
+        for knot in _KNOTS
+    ]
     (_, coefficients), knot = min(zip(fits, _KNOTS, strict=True), key=lambda one: one[0][0])
     return FittedStepTime(knot, tuple(coefficients.tolist()))
 
 
-def _fit(batches: Floats, observed_s: Floats) -> tuple[float, Floats]:
+def _weights(records: Sequence[StepRecord]) -> Floats:
+    """They add up to 1."""
+    has_prefill = np.array([one.num_prefill_tokens > 0 for one in records])
+    counts = np.where(has_prefill, has_prefill.sum(), (~has_prefill).sum())
+    weights: Floats = (1 / counts) / (1 / counts).sum()
+    return weights
+
+
+def _fit(batches: Floats, observed_s: Floats, weights: Floats) -> tuple[float, Floats]:
     """Mean squared relative error and coefficients, found in rounds: what is expected weighs each
     step and says which ones are off."""
     expected_s = observed_s
     coefficients: Floats = np.zeros(batches.shape[1])
     for _ in range(_ROUNDS):
         rows, goals = batches / expected_s[:, None], _kept_s(observed_s, expected_s) / expected_s
-        coefficients = solve_nonnegative(rows.T @ rows, rows.T @ goals)
+        weighted = rows.T * weights
+        coefficients = solve_nonnegative(weighted @ rows, weighted @ goals)
         expected_s = batches @ coefficients
     errors = _kept_s(observed_s, expected_s) / expected_s - 1
-    return float(np.square(errors).mean()), coefficients
+    return float(weights @ np.square(errors)), coefficients
 
 
 def _durations_s(records: Iterable[StepRecord]) -> Floats:
