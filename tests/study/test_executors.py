@@ -21,6 +21,7 @@ from exp.study.cpu import CpuWatch
 from exp.study.errors import CaseError, PlanError
 from exp.study.execution import Backend, execute
 from exp.study.executors import LocalExecutor, RayExecutor
+from exp.study.records import RequestRecord
 from exp.study.tables import to_records
 
 TIMEOUT_S = 120.0
@@ -72,6 +73,25 @@ def test_a_run_that_takes_too_long_is_ended() -> None:
     ):
         execute(long, Backend("twin", case_timeout_s=0.5))
     assert time.perf_counter() - started_s < 20.0
+
+
+def test_a_deadline_that_comes_in_a_destructor_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops exceptions there; the run is ended just after."""
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.3)
+
+    def run_case(case: Case) -> list[RequestRecord]:
+        Slow()  # gone at once
+        time.sleep(5.0)
+        return []
+
+    monkeypatch.setattr("exp.twin.run.run_case", run_case)
+    started_s = time.perf_counter()
+    with pytest.raises(CaseError, match=r"took longer than 0\.1 s"):
+        execute(CASE, Backend("twin", case_timeout_s=0.1))
+    assert 0.3 < time.perf_counter() - started_s < 3.0
 
 
 def test_the_cores_of_gateways_and_sidecars_are_told(tmp_path: Path) -> None:
