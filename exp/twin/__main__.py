@@ -112,7 +112,7 @@ def _validate(options: argparse.Namespace) -> int:
     print(table(rows))
     for one in comparisons:
         print(
-            f"{one.name}: {', '.join(f'{name} {value:.3g}' for name, value in one.notes.items())}"
+            f"{one.name}: {', '.join(f'{name} {value:.4g}' for name, value in one.notes.items())}"
         )
     if options.json:
         found = {"seeds": list(seeds), "comparisons": [one.to_json() for one in comparisons]}

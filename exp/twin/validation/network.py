@@ -63,5 +63,7 @@ def _lacking_ms(theirs: Sequence[RequestRecord], twins: Sequence[RequestRecord])
             if their.ttft_ms is not None and twin.ttft_ms is not None
         ]
     )
+    if not lacks_ms.size:  # nothing was answered, which is found out elsewhere
+        return 0.0
     low, high = np.percentile(lacks_ms, (TRIMMED_PERCENT, 100 - TRIMMED_PERCENT))
     return float(lacks_ms[(lacks_ms >= low) & (lacks_ms <= high)].mean())
