@@ -45,7 +45,7 @@ def compare(seeds: Sequence[int], num_requests: int | None, say: Say) -> list[Co
         ValidationImpossible: Vidur is not installed, or failed.
     """
     if importlib.util.find_spec("vidur") is None:
-        raise ValidationImpossible("stock Vidur is not installed: pip install 'astrolabe-llm[vidur]'")
+        raise ValidationImpossible("Vidur is not installed: pip install 'astrolabe-llm[vidur]'")
     compared = Comparison(name=NAME, quantities=MEAN)
     for seed in seeds:
         case = case_of(seed, num_requests or NUM_REQUESTS)
