@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import replace
+from math import isinf
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -17,6 +18,7 @@ from global_scheduler.health import HealthChecker
 from global_scheduler.lengths import Lengths
 from global_scheduler.policies import POLICIES
 from global_scheduler.settings import GatewaySettings, PolicyName
+from global_scheduler.settings.queueing import HoldAbove, hold_above_s
 from global_scheduler.slo import parse_goal_defaults
 from global_scheduler.units import Unit, UnitRegistry, new_unit
 
@@ -40,6 +42,7 @@ class RoutingIn(BaseModel):
 
     policy: PolicyName | None = None
     num_query_predictors: NonNegativeInt | None = None
+    hold_above_ms: HoldAbove | None = None
     slo_miss: Miss | None = None
     shed_below: int | None = None
     slo_headroom: Headroom | None = None
@@ -143,6 +146,8 @@ def _add_routing(router: APIRouter, routing: Routing, log: DecisionLog) -> None:
             routing.policy = POLICIES[body.policy]
         if body.num_query_predictors is not None:
             routing.num_query_predictors = body.num_query_predictors
+        if body.hold_above_ms is not None:
+            routing.hold_above_s = hold_above_s(body.hold_above_ms)
         if body.slo is not None:
             routing.goal_defaults = parse_goal_defaults(body.slo)
         given = {
@@ -181,6 +186,7 @@ def _routing_out(routing: Routing) -> dict[str, Any]:
     return {
         "policy": routing.policy.name,
         "num_query_predictors": routing.num_query_predictors,
+        "hold_above_ms": "never" if isinf(routing.hold_above_s) else routing.hold_above_s * 1e3,
         "slo_miss": routing.goals.miss,
         "shed_below": routing.goals.shed_below,
         "slo_headroom": routing.goals.headroom,

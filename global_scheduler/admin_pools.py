@@ -18,6 +18,7 @@ from global_scheduler.pools.predictive import score
 from global_scheduler.pools.regimes import PoolsName
 from global_scheduler.pools.stealing import Stealing
 from global_scheduler.queueing import ORDERS
+from global_scheduler.queueing.holding import NO_LIMIT
 from global_scheduler.queueing.waiting import CLASSES, RequestClass
 from global_scheduler.settings.queueing import OrderName
 from global_scheduler.steal_permits import StealPermits
@@ -35,7 +36,7 @@ class PoolsIn(BaseModel):
     long_threshold_tokens: PositiveFloat | None = None
     learn_threshold: bool | None = None
     queue_order: OrderName | None = None
-    worker_concurrency_limit: PositiveInt | Literal["auto"] | None = None
+    worker_concurrency_limit: PositiveInt | Literal["auto", "none"] | None = None
 
 
 class PooledUnitIn(BaseModel):
@@ -81,7 +82,9 @@ class PoolAdmin:
             late_binding.holding.order = ORDERS[body.queue_order]
         if body.worker_concurrency_limit is not None:
             self._auto_limits.is_on = body.worker_concurrency_limit == "auto"
-            if body.worker_concurrency_limit != "auto":
+            if body.worker_concurrency_limit == "none":
+                late_binding.set_default_limit(NO_LIMIT)
+            elif body.worker_concurrency_limit != "auto":
                 late_binding.set_default_limit(body.worker_concurrency_limit)
         late_binding.wake()
 
@@ -105,7 +108,7 @@ class PoolAdmin:
 
     def shown(self) -> dict[str, Any]:
         """Everything, as JSON."""
-        limit: int | str = self._late_binding.default_limit
+        limit = _limit_shown(self._late_binding.default_limit) or "none"
         return {
             "pools": self._control.pools,
             "stealing": self._permits.rule,
@@ -136,7 +139,7 @@ class PoolAdmin:
                 "name": room.unit,
                 "models": sorted(room.models),
                 "pool": room.pool,
-                "concurrency_limit": room.limit,
+                "concurrency_limit": _limit_shown(room.limit),
                 "active": room.active,
                 "idle_s": None if room.idle_s == float("inf") else round(room.idle_s, 3),
             }
@@ -147,6 +150,10 @@ class PoolAdmin:
         waiting = self._late_binding.holding.waiting(request_class)
         oldest_s = self._clock() - waiting[0].arrived_s if waiting else 0.0
         return {"length": len(waiting), "oldest_s": round(oldest_s, 3)}
+
+
+def _limit_shown(limit: int) -> int | None:
+    return None if limit >= NO_LIMIT else limit
 
 
 def pools_router(admin: PoolAdmin, guard: Any) -> APIRouter:

@@ -48,9 +48,6 @@ from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import UnitRegistry
 from global_scheduler.upstream import CONNECT_TIMEOUT_S, KEEPALIVE_S, Upstream
 
-FIRST_LIMIT = 8
-"""AdaSplit's; where limits are derived, until the first one is."""
-
 
 @dataclass(frozen=True, slots=True)
 class Foundation:
@@ -150,7 +147,7 @@ class Parts:
         )
 
     def _late_binding(self) -> LateBinding:
-        settings, limit = self.settings, self.settings.worker_concurrency_limit
+        settings = self.settings
         return LateBinding(
             self.base.units,
             Holding(
@@ -163,8 +160,7 @@ class Parts:
             Classifier(),
             self.queue_metrics,
             clock=time.monotonic,
-            default_limit=FIRST_LIMIT if limit == "auto" else limit,
-            hold_above_s=settings.hold_above_s,
+            default_limit=settings.first_limit,
         )
 
     def _dispatcher(self) -> Dispatcher:

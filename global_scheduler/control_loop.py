@@ -20,6 +20,7 @@ from global_scheduler.pools.pricing import ClassOf, splits_to_price
 from global_scheduler.pools.regimes import PoolsName, RegimeRules, regime
 from global_scheduler.pools.stealing import Stealing
 from global_scheduler.prospects import Prospect, prospect_of
+from global_scheduler.queueing.holding import NO_LIMIT
 from global_scheduler.queueing.waiting import CLASSES, RequestClass
 from global_scheduler.split_prices import Pricer
 from global_scheduler.steal_permits import StealPermits
@@ -129,7 +130,7 @@ class PoolControl:
         rooms = self._late_binding.rooms()
         self._metrics.seen(
             [room.pool for room in rooms],
-            [(room.unit, room.limit) for room in rooms],
+            [(room.unit, room.limit) for room in rooms if room.limit < NO_LIMIT],
             self._late_binding.classifier.threshold_tokens,
         )
 

@@ -21,13 +21,11 @@ from global_scheduler.policies.base import (
     RoutedRequest,
 )
 from global_scheduler.predictions import Answer, Predictions
-from global_scheduler.queueing.holding import Ticket
+from global_scheduler.queueing.holding import NO_LIMIT, Ticket
 from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.slo import GoalDefaults
 from global_scheduler.units import Unit, UnitRegistry
 
-LONGEST_CLOSED_S = 1.0
-"""A unit whose engine has a queue is looked at again after so long, or when a request ends."""
 POSTPONED_S = 0.1
 """A request whose goals no unit can meet now looks again after so long."""
 
@@ -43,8 +41,8 @@ class Routing:
     """What to do about requests with latency goals."""
     goal_defaults: GoalDefaults
     """Goals of requests that name none."""
-    hold_above_s: float | None = None
-    """Units on which a request would queue longer than this do not get it."""
+    hold_above_s: float
+    """A request that would queue in its engine for longer than this goes on waiting here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,8 @@ class Postponed:
     """No unit was chosen: the request goes on waiting, at least until then."""
 
     not_before_s: float
+    is_crowded: bool = False
+    """It would only queue in an engine, and so would those behind it."""
 
 
 class Dispatcher:
@@ -113,15 +113,14 @@ class Dispatcher:
         candidates = [
             self._candidate(unit, job, limit_of(unit), answers.get(unit.name)) for unit in units
         ]
-        candidates = self._without_queues(candidates, units, now_s)
-        if not candidates:
-            return Postponed(now_s)
         admission = self._admit(ticket.waiting, candidates, started_s)
         if admission.verdict == "wait":
             return Postponed(now_s + POSTPONED_S)
         allowed = [c for c in candidates if c.unit in admission.units] or candidates
         choice = policy.choose(_routed(job), allowed, self._turn, self._rng)
         self._turn += 1
+        if self._would_queue(choice, allowed):
+            return Postponed(now_s, is_crowded=True)
         decision = self._record(job, ticket, policy.name, choice, candidates, admission, started_s)
         chosen = next(unit for unit in units if unit.name == choice.unit)
         self._enter(job, chosen, candidates)
@@ -160,9 +159,7 @@ class Dispatcher:
         return [
             unit
             for unit in self._units.eligible(job.model)
-            if unit.name in ticket.units
-            and len(unit.outstanding) < limit_of(unit)
-            and unit.closed_until_s <= self._clock()
+            if unit.name in ticket.units and len(unit.outstanding) < limit_of(unit)
         ]
 
     def _admit(self, waiting: Waiting, candidates: list[Candidate], now_s: float) -> Admission:
@@ -188,21 +185,16 @@ class Dispatcher:
             )
         return admission
 
-    def _without_queues(
-        self, candidates: list[Candidate], units: list[Unit], now_s: float
-    ) -> list[Candidate]:
-        """Those in whose engines the request would not wait long; the others are closed for now."""
-        most_s = self.routing.hold_above_s
-        if most_s is None:
-            return candidates
-        soon = []
-        for candidate, unit in zip(candidates, units, strict=True):
-            queue_s = candidate.prediction.queue_ms / 1e3 if candidate.prediction else 0.0
-            if queue_s <= most_s or not candidate.num_outstanding:
-                soon.append(candidate)
-            else:
-                unit.closed_until_s = now_s + min(queue_s - most_s, LONGEST_CLOSED_S)
-        return soon
+    def _would_queue(self, choice: Choice, candidates: list[Candidate]) -> bool:
+        """Whether the engine chosen would only let the request wait.
+
+        While any unit is without requests nothing is held back: forecasts that lie may slow a
+        fleet down, not stop it.
+        """
+        chosen = next(c for c in candidates if c.unit == choice.unit)
+        if chosen.prediction is None or not all(c.num_outstanding for c in candidates):
+            return False
+        return chosen.prediction.queue_ms / 1e3 > self.routing.hold_above_s
 
     def _drawn(self, units: list[Unit]) -> list[Unit]:
         k = self.routing.num_query_predictors
@@ -220,7 +212,7 @@ class Dispatcher:
             len(unit.outstanding),
             round(unit.num_outstanding_tokens),
             idle_s=self._clock() - unit.last_sent_s,
-            concurrency_limit=limit,
+            concurrency_limit=limit if limit < NO_LIMIT else None,
             num_cached_tokens=_num_cached_tokens(unit, job),
             num_uncached_tokens_in_flight=unit.num_uncached_tokens,
             prefill_tokens_per_s=unit.peak_prefill_tokens_per_s or FIRST_PREFILL_TOKENS_PER_S,

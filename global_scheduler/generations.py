@@ -158,7 +158,10 @@ class Generations:
             self._late_binding.refused(ticket, refusal.reason)
             raise
         if isinstance(chosen, Postponed):
-            self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
+            if chosen.is_crowded:
+                self._late_binding.hold_back(ticket)
+            else:
+                self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
             return False
         unit, decision = chosen
         self._late_binding.placed(ticket)

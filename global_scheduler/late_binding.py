@@ -43,7 +43,6 @@ class LateBinding:
         *,
         clock: Callable[[], float],
         default_limit: int,
-        hold_above_s: float | None = None,
     ) -> None:
         self.holding = holding
         self.book = book
@@ -51,8 +50,6 @@ class LateBinding:
         self.rates = LearntRates()
         self.default_limit = default_limit
         """Requests at a time on units without a limit of their own."""
-        self.hold_above_s = hold_above_s
-        """Requests wait here rather than longer than this in an engine's queue."""
         self.may_steal: Callable[[Room], bool] = lambda room: False
         self.on_stolen: Callable[[Ticket], None] = lambda ticket: None
         self._units = units
@@ -72,10 +69,11 @@ class LateBinding:
         """Look after those that wait, until cancelled."""
         while True:
             await anyio.sleep(TICK_S)
+            # Before anybody looks for a unit: who does is not in a queue meanwhile.
+            self._metrics.waiting(self.holding)
             if len(self.holding):
                 self._give_up(self._clock())
                 self.wake()
-            self._metrics.waiting(self.holding)
 
     def enter(self, waiting: Waiting) -> None:
         """A new request; ``ticket`` gives what it waits for, ``leave`` must follow in the end.
@@ -98,6 +96,10 @@ class LateBinding:
         """The ticket was of no use: back to the old place. ``tried`` names a unit that failed."""
         self.holding.came_back(ticket, () if tried is None else (tried,), not_before_s)
 
+    def hold_back(self, ticket: Ticket) -> None:
+        """Every engine would let the request wait; it does so here, until something changes."""
+        self.holding.hold_back(ticket)
+
     async def ticket(self, request_id: str) -> Ticket:
         """When units have room.
 
@@ -107,7 +109,7 @@ class LateBinding:
         """
         future: asyncio.Future[Ticket] = asyncio.get_running_loop().create_future()
         self._expected[request_id] = future
-        self.wake()
+        self._grant()
         try:
             return await future
         finally:
@@ -119,7 +121,7 @@ class LateBinding:
         self._metrics.placed(ticket, self._clock())
         if ticket.is_stolen:
             self.on_stolen(ticket)
-        self.wake()
+        self._grant()
 
     def refused(self, ticket: Ticket, reason: Rejection) -> None:
         """The request is answered 429 though units have room; ``leave`` follows."""
@@ -134,6 +136,10 @@ class LateBinding:
 
     def wake(self) -> None:
         """Let go what can go. To be called after any change of units, pools, limits or order."""
+        self.holding.reopen()
+        self._grant()
+
+    def _grant(self) -> None:
         if not len(self.holding):
             return
         now_s = self._clock()
@@ -151,7 +157,7 @@ class LateBinding:
                 unit.name,
                 unit.models,
                 self.book.class_of(unit.name),
-                self._limit_now(unit, now_s),
+                self.limit_of(unit),
                 len(unit.outstanding),
                 0.0 if unit.outstanding else now_s - unit.last_ended_s,
             )
@@ -162,13 +168,6 @@ class LateBinding:
         """Requests that it may run at a time: its own limit, the learnt one, or everyone's."""
         learnt = self._learnt_limits.get(unit.name, self.default_limit)
         return unit.concurrency_limit or learnt
-
-    def _limit_now(self, unit: Unit, now_s: float) -> int:
-        """What tickets may go by: while requests are held back, units take them one by one."""
-        limit, active = self.limit_of(unit), len(unit.outstanding)
-        if self.hold_above_s is None:
-            return limit
-        return min(limit, active if now_s < unit.closed_until_s else active + 1)
 
     def set_limit(self, unit: str, limit: int) -> None:
         """A limit that was derived for a unit, of which its configuration says nothing."""

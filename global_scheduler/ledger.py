@@ -97,7 +97,6 @@ class Ledger:
         entry = self._entries.pop(request_id)
         unit.outstanding.discard(request_id)
         unit.last_ended_s = self._clock()
-        unit.closed_until_s = float("-inf")
         if entry.first_token_at_s is None:
             unit.num_uncached_tokens -= entry.num_uncached_tokens
         unit.num_outstanding_tokens -= entry.num_prompt_tokens + entry.expected_output_tokens

@@ -38,8 +38,6 @@ class Unit:
     """Requests at a time; None: what holds for all units."""
     prefixes: HeldPrefixes = field(default_factory=HeldPrefixes)
     """What its prefix cache probably holds."""
-    closed_until_s: float = float("-inf")
-    """Requests would only queue up in its engine until then, or until one of them ends."""
     num_uncached_tokens: int = 0
     """Prompt tokens to compute for requests in flight without a first token."""
     peak_prefill_tokens_per_s: float | None = None

@@ -20,6 +20,7 @@ def switch(admin: Admin, rng: random.Random) -> None:
         {
             "policy": rng.choice(list(POLICIES)),
             "num_query_predictors": rng.choice((0, 0, 2)),
+            "hold_above_ms": rng.choice(("never", 0, 100, 1_000)),
             "slo_miss": rng.choice(get_args(Miss)),
             "slo_headroom": rng.choice(get_args(Headroom)),
         },
@@ -32,6 +33,6 @@ def switch(admin: Admin, rng: random.Random) -> None:
             "num_long_units": rng.choice((1, 2)),
             "learn_threshold": rng.random() < 0.5,
             "queue_order": rng.choice(list(ORDERS)),
-            "worker_concurrency_limit": rng.choice((2, 8, 8, 16, "auto")),
+            "worker_concurrency_limit": rng.choice((2, 8, 8, "none", "auto")),
         },
     )

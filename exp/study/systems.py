@@ -17,10 +17,10 @@ from exp.study.plan import System
 AT_ONCE = {
     "pools": "none",
     "stealing": "off",
-    "worker_concurrency_limit": "100000",
-    "max_queued_requests": "100000",
+    "worker_concurrency_limit": "none",
+    "hold_above_ms": "never",
 }
-"""No pools, no limit, and so no queue in the gateway."""
+"""No pools and nothing held back, so that there is no queue in the gateway."""
 DEFAULTS: dict[str, str] = {}
 """Astrolabe is what the gateway is without any setting."""
 OURS = "astrolabe"

@@ -24,7 +24,6 @@ from exp.twin.provisioning import TwinHealth, provisioning
 from exp.twin.units import UnitSpec
 from exp.workloads.request import BLOCK_TOKENS, WorkloadRequest
 from global_scheduler.admission import AdmissionRules
-from global_scheduler.assembly import FIRST_LIMIT
 from global_scheduler.decisions import Decision, DecisionLog
 from global_scheduler.dispatch import Dispatcher, Postponed, Routing
 from global_scheduler.errors import GatewayError, TooManyRequests
@@ -206,7 +205,10 @@ class TwinGateway:
             self._late_binding.refused(ticket, refusal.reason)
             raise
         if isinstance(chosen, Postponed):
-            self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
+            if chosen.is_crowded:
+                self._late_binding.hold_back(ticket)
+            else:
+                self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
             return False
         unit, decision = chosen
         record.decision_ms = (self._predictions.took_s - took_s) * 1e3
@@ -295,7 +297,6 @@ def _late_binding(
     metrics: GatewayMetrics,
     clock: Callable[[], float],
 ) -> LateBinding:
-    limit = settings.worker_concurrency_limit
     return LateBinding(
         units,
         Holding(
@@ -308,8 +309,7 @@ def _late_binding(
         Classifier(),
         QueueMetrics(metrics.registry, clock),
         clock=clock,
-        default_limit=FIRST_LIMIT if limit == "auto" else limit,
-        hold_above_s=settings.hold_above_s,
+        default_limit=settings.first_limit,
     )
 
 

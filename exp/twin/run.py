@@ -84,7 +84,7 @@ async def _play(
         network_s=case.twin.network_ms / 1e3,
     )
     loop.live_in(fleet)
-    settings = CaseSettings.model_validate({"worker_concurrency_limit": 8, **case.gateway})
+    settings = CaseSettings.model_validate({"worker_concurrency_limit": "none", **case.gateway})
     gateway = TwinGateway(case, settings, specs, fleet, Beliefs(case.lengths, requests, case.seed))
     beside = [asyncio.ensure_future(run()) for run in gateway.background()]
     beside += [asyncio.ensure_future(_suffer(fleet, specs, one)) for one in case.twin.failures]

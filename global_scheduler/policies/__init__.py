@@ -9,6 +9,7 @@ from global_scheduler.policies import (
     locality,
     min_llumnix_load,
     min_new_request_latency,
+    min_total_delay,
     min_total_unprocessed_tokens,
     power_of_two,
     random,
@@ -20,6 +21,7 @@ from global_scheduler.policies.base import Policy
 POLICIES = {
     policy.name: policy
     for policy in (
+        Policy("min_total_delay", "costs", min_total_delay.choose),
         Policy("min_new_request_latency", "simulation", min_new_request_latency.choose),
         Policy("min_total_unprocessed_tokens", "state", min_total_unprocessed_tokens.choose),
         Policy("min_llumnix_load", "state", min_llumnix_load.choose),

@@ -14,6 +14,9 @@ from global_scheduler.queueing.base import Order, QueueView
 from global_scheduler.queueing.class_queue import ClassQueue, Place
 from global_scheduler.queueing.waiting import CLASSES, RequestClass, Waiting
 
+NO_LIMIT = 1_000_000
+"""Requests at a time, more than any engine is given."""
+
 
 class QueueFull(Exception):
     """A request cannot wait; the message names the limit."""
@@ -79,6 +82,10 @@ class Holding:
         self._num_arrived = 0
         self._turn = 0
         self._last_served: dict[str, int] = {}
+        self._shut: set[_Key] = set()
+        """Queues whose next request would only wait in an engine."""
+        self._crowded: set[str] = set()
+        """Models of such queues: their requests look for a unit one by one."""
 
     def __len__(self) -> int:
         """Requests that wait; those with a ticket do not."""
@@ -160,6 +167,24 @@ class Holding:
         waiting = replace(waiting, tried=waiting.tried.union(tried), not_before_s=not_before_s)
         queue = self._queue(waiting.model, ticket.request_class)
         queue.put(waiting, ticket.number, ticket.num_overtaken)
+
+    def hold_back(self, ticket: Ticket) -> None:
+        """The request would only wait in an engine: it waits here, and those behind it, too.
+
+        Until ``reopen``; short requests need not wait for long ones.
+        """
+        self.came_back(ticket)
+        model = ticket.waiting.model
+        behind = CLASSES[CLASSES.index(ticket.request_class) :]
+        self._shut.update((model, request_class) for request_class in behind)
+        self._crowded.add(model)
+
+    def reopen(self) -> None:
+        """Something has changed: whoever is held back may look again."""
+        self._shut.clear()
+        self._crowded = {
+            model for (model, _), queue in self._queues.items() if len(queue)
+        }.intersection(self._crowded)
 
     def withdraw(self, request_id: str) -> bool:
         """Forget a request, whether it waits or has a ticket; False if it is not here."""
@@ -244,12 +269,16 @@ class Holding:
     ) -> dict[_Key, _Doors]:
         """By queue; without those that are empty or whose units have no room."""
         tickets = list(self._held.values())
+        looking = {ticket.waiting.model for ticket in tickets} & self._crowded
         doors = {
             (model, request_class): _Doors(
                 [room for room in rooms[request_class] if model in room.models], tickets, now_s
             )
             for (model, request_class), queue in self._queues.items()
-            if request_class in rooms and len(queue)
+            if request_class in rooms
+            and len(queue)
+            and (model, request_class) not in self._shut
+            and model not in looking
         }
         return {key: one for key, one in doors.items() if one.units_for(frozenset())}
 

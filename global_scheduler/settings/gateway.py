@@ -24,6 +24,7 @@ from global_scheduler.settings.queueing import QueueSettings
 from global_scheduler.settings.quotas import QuotaSettings
 
 PolicyName = Literal[
+    "min_total_delay",
     "min_new_request_latency",
     "min_total_unprocessed_tokens",
     "min_llumnix_load",
@@ -80,9 +81,7 @@ class GatewaySettings(
         description="processes that relay between clients and engines; with more than one, another "
         "process decides for all of them",
     )
-    policy: PolicyName = Field(
-        default="min_new_request_latency", description="how a unit is chosen"
-    )
+    policy: PolicyName = Field(default="min_total_delay", description="how a unit is chosen")
     num_query_predictors: NonNegativeInt = Field(
         default=0,
         description="sidecars asked for each request, drawn at random (power of k); 0 asks all",

@@ -16,7 +16,7 @@ class PoolSettings(BaseModel):
     """Which units serve which class of requests."""
 
     pools: PoolsName = Field(
-        default="predictive",
+        default="none",
         description="how units are divided between short and long requests: none (every unit "
         "serves both), static (--num-long-units), qhap (by the length of the queue) or predictive "
         "(as sidecars foretell is best)",

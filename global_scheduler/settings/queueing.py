@@ -10,8 +10,11 @@ from pydantic_settings import NoDecode
 
 from global_scheduler.admission import Headroom, Miss
 from global_scheduler.queueing import ORDERS
+from global_scheduler.queueing.holding import NO_LIMIT
 from global_scheduler.slo import GoalDefaults, parse_goal_defaults
 
+FIRST_LIMIT = 8
+"""AdaSplit's; where limits are derived, until the first one is."""
 OrderName = Literal[
     "fifo",
     "priority",
@@ -23,25 +26,32 @@ OrderName = Literal[
     "slo_aware",
     "adaptive",
 ]
+ConcurrencyLimit = PositiveInt | Literal["auto", "none"]
+HoldAbove = NonNegativeFloat | Literal["never"]
 
 
-def environment_or_8() -> str:
-    return os.environ.get("WORKER_CONCURRENCY_LIMIT", "8")
+def environment_or_none() -> str:
+    return os.environ.get("WORKER_CONCURRENCY_LIMIT", "none")
+
+
+def hold_above_s(hold_above_ms: HoldAbove) -> float:
+    return float("inf") if hold_above_ms == "never" else hold_above_ms / 1e3
 
 
 class QueueSettings(BaseModel):
     """Where requests wait until a unit has room."""
 
-    worker_concurrency_limit: PositiveInt | Literal["auto"] = Field(
-        default_factory=environment_or_8,
+    worker_concurrency_limit: ConcurrencyLimit = Field(
+        default_factory=environment_or_none,
         validate_default=True,
         description="requests at a time on each unit, more wait in the gateway; auto: the most "
-        "with which the TPOT goal is still met. Also taken from WORKER_CONCURRENCY_LIMIT",
+        "with which the TPOT goal is still met; none: --hold-above-ms alone decides. Static and "
+        "qhap pools need one, such as AdaSplit's 8. Also taken from WORKER_CONCURRENCY_LIMIT",
     )
-    hold_above_ms: NonNegativeFloat | None = Field(
-        default=None,
-        description="a request waits in the gateway as long as every engine is predicted to let it "
-        "queue for longer than this; it is then free to go where room comes up first",
+    hold_above_ms: HoldAbove = Field(
+        default=6_000.0,
+        description="a request that is predicted to queue in its engine for longer than this waits "
+        "in the gateway, where it can still go elsewhere, be overtaken or be refused",
     )
     queue_order: OrderName = Field(default="fifo", description="which waiting request goes next")
     max_queued_requests: PositiveInt = Field(
@@ -99,9 +109,18 @@ class QueueSettings(BaseModel):
         return parse_goal_defaults(self.slo)
 
     @property
-    def hold_above_s(self) -> float | None:
-        """The same in seconds."""
-        return None if self.hold_above_ms is None else self.hold_above_ms / 1e3
+    def hold_above_s(self) -> float:
+        """The same in seconds; infinite for ``never``."""
+        return hold_above_s(self.hold_above_ms)
+
+    @property
+    def first_limit(self) -> int:
+        """Requests at a time on a unit when the gateway starts."""
+        if self.worker_concurrency_limit == "auto":
+            return FIRST_LIMIT
+        return (
+            NO_LIMIT if self.worker_concurrency_limit == "none" else self.worker_concurrency_limit
+        )
 
 
 assert set(OrderName.__args__) == set(ORDERS)  # type: ignore[attr-defined]

@@ -50,5 +50,5 @@ async def test_a_browser_shows_units_rules_and_decisions() -> None:
         assert all(f"<span>{unit}</span>" in dom for unit in ("u0", "u1"))
         assert "0 of 8" in dom
         assert re.search(r"<td>short</td><td>u[01]</td>", dom)
-        assert "min_new_request_latency of 2 units with room" in dom
+        assert "min_total_delay of 2 units with room" in dom
         assert '<span id="trouble" role="alert"></span>' in dom

@@ -55,7 +55,8 @@ UNIMPORTANT = {"x-astrolabe-priority": "-1"}
 async def test_a_unit_that_meets_the_goals_is_chosen(headroom: str, chosen: str) -> None:
     """u0 would end first and start too late; of the others the setting says which."""
     units = [unit(900.0, 1000.0), unit(100.0, 2000.0), unit(400.0, 3000.0), unit(50.0, 4000.0)]
-    async with fleet(*units, pools="none", slo_headroom=headroom) as running:
+    policy = "min_new_request_latency"
+    async with fleet(*units, pools="none", policy=policy, slo_headroom=headroom) as running:
         assert (await running.complete()).headers["x-astrolabe-unit"] == "u0"
         answer = await running.complete(headers=GOAL)
         assert answer.headers["x-astrolabe-unit"] == chosen

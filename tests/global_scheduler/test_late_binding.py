@@ -214,12 +214,12 @@ async def test_a_priority_that_is_no_number_is_refused(value: str) -> None:
         assert repr(value) in answer.json()["error"]["message"]
 
 
-def test_the_limit_is_adasplits_and_may_come_from_its_environment_variable(
+def test_the_limit_may_come_from_adasplits_environment_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """8 by default; our own name for it and the command line come before the bare one."""
+    """None by default; our own name for it and the command line come before the bare one."""
     monkeypatch.delenv("WORKER_CONCURRENCY_LIMIT", raising=False)
-    assert GatewaySettings().worker_concurrency_limit == 8
+    assert GatewaySettings().worker_concurrency_limit == "none"
     monkeypatch.setenv("WORKER_CONCURRENCY_LIMIT", "auto")
     assert GatewaySettings().worker_concurrency_limit == "auto"
     monkeypatch.setenv("ASTROLABE_GATEWAY_WORKER_CONCURRENCY_LIMIT", "12")

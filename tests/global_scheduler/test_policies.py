@@ -24,8 +24,26 @@ def candidate(unit: str, outstanding: int = 0, tokens: int = 0, **fields: object
     return Candidate(unit, prediction(**fields) if fields else None, outstanding, tokens)
 
 
+@pytest.mark.parametrize(
+    ("harm", "chosen"),
+    [
+        ({}, "swift"),
+        ({"added_delay_others_ms": 700.0}, "swift"),
+        ({"added_delay_others_ms": 900.0}, "kind"),
+        ({"num_slo_broken": 1}, "kind"),
+        ({"ttft_ms": 400.0}, "kind"),
+    ],
+)
+def test_min_total_delay_counts_what_others_suffer(harm: dict[str, float], chosen: str) -> None:
+    """The unit on which the newcomer ends 800 ms earlier wins unless others pay more for it,
+    a goal is broken for it, or its first token comes much later."""
+    swift = candidate("swift", **({"e2e_ms": 1_000.0, "ttft_ms": 100.0} | harm))
+    kind = candidate("kind", e2e_ms=1_800.0, ttft_ms=100.0)
+    assert choose("min_total_delay", [kind, swift]) == Choice(chosen)
+
+
 def test_min_new_request_latency_takes_the_least_predicted_e2e() -> None:
-    """The default policy looks at the newcomer's own end, not at how many requests there are."""
+    """The policy looks at the newcomer's own end, not at how many requests there are."""
     candidates = [candidate("a", 1, e2e_ms=900.0), candidate("b", 9, e2e_ms=300.0)]
     assert choose("min_new_request_latency", candidates) == Choice("b")
 
