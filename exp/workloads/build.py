@@ -29,6 +29,8 @@ from exp.workloads.sharegpt_texts import Chat, first_chats
 
 LONG_ABOVE_TOKENS = 1_500
 """Prompt and answer of a request of a trace, above which it is reported as long."""
+LONG_PROMPT_TOKENS = 1_000
+"""From which on a chat of ``mixed`` is reported as long, too."""
 MOST_ROWS = 100_000
 """Of a trace that fit, read from its beginning: enough to draw from; whole ones are millions."""
 READERS: Mapping[str, Callable[[Path, str | None], Iterator[Lengths]]] = {
@@ -118,7 +120,12 @@ def _short(spec: WorkloadSpec, seed: int) -> Iterator[Untimed]:
     """Of ``mixed``."""
     source = "sharegpt" if spec.path is None else "lengths"
     contents = _contents(msgspec.structs.replace(spec, source=source), seed)
-    return (content._replace(request_class=SHORT) for content in contents)
+    return (content._replace(request_class=_class_of(content)) for content in contents)
+
+
+def _class_of(content: Untimed) -> str:
+    """By what delays others: whoever calls a chat with a book in it short would wait behind it."""
+    return LONG if content.num_prompt_tokens >= LONG_PROMPT_TOKENS else SHORT
 
 
 def _long(spec: WorkloadSpec, seed: int) -> Iterator[Untimed]:
