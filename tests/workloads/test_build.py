@@ -90,15 +90,19 @@ def test_on_and_off_phases_keep_the_mean_rate() -> None:
 
 
 def test_long_requests_are_mixed_in() -> None:
-    """Their share and lengths are those asked for; with ON and OFF phases only they come and go."""
+    """Their share and lengths are those asked for; with ON and OFF phases only they come and go.
+
+    Chats with long prompts are reported as long, too.
+    """
     spec: dict[str, Any] = {"source": "mixed", "prompt_tokens": "2000-3000", "num_requests": 2_000}
     for arrivals in (Arrivals(), Arrivals(kind="on_off", on_s=5.0, off_s=5.0)):
         requests = made(**spec, arrivals=arrivals)
-        long = [one for one in requests if one.request_class == "long"]
-        assert len(long) == pytest.approx(200, rel=0.25)
-        assert all(2000 <= one.num_prompt_tokens <= 3000 and not one.prompt for one in long)
-        assert all(one.prompt for one in requests if one.request_class == "short")
-    assert all(one.at_s % 10 >= 5 for one in long)
+        drawn = [one for one in requests if not one.prompt]
+        assert len(drawn) == pytest.approx(200, rel=0.25)
+        assert all(2000 <= one.num_prompt_tokens <= 3000 for one in drawn)
+        for one in requests:
+            assert (one.request_class == "long") == (one.num_prompt_tokens >= 1_000)
+    assert all(one.at_s % 10 >= 5 for one in drawn)
 
 
 def test_chats_are_sharegpts() -> None:
