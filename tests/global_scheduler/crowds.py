@@ -68,7 +68,11 @@ async def crowd(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Crow
 
     for engine in engines:
         engine.behave = behave
-    defaults = {"control_interval_s": 0.05, "worker_concurrency_limit": 1}
+    defaults = {
+        "control_interval_s": 0.05,
+        "pools": "predictive",
+        "worker_concurrency_limit": 1,
+    }
     async with fleet(*engines, **(defaults | settings)) as running:
         made = Crowd(running)
         try:

@@ -33,7 +33,7 @@ async def test_the_page_holds_no_data_and_may_load_nothing_from_elsewhere() -> N
 async def test_a_browser_shows_units_rules_and_decisions() -> None:
     """Names and figures of the running gateway, as text and never as markup."""
     assert CHROMIUM, "scripts/test installs Chromium"
-    async with fleet(ScriptedEngine(), ScriptedEngine()) as running:
+    async with fleet(ScriptedEngine(), ScriptedEngine(), worker_concurrency_limit=8) as running:
         assert (await running.complete()).status_code == 200
         process = await asyncio.create_subprocess_exec(
             *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
