@@ -13,6 +13,7 @@ import anyio
 from global_scheduler.backlogs import Backlogs
 from global_scheduler.late_binding import LateBinding
 from global_scheduler.pool_metrics import PoolMetrics
+from global_scheduler.queueing.holding import NO_LIMIT
 from global_scheduler.queueing.waiting import CLASSES, Waiting
 from global_scheduler.units import Unit, UnitRegistry
 from wire.prediction import BacklogPrediction
@@ -97,8 +98,8 @@ class AutoLimits:
 
 
 def approach(before: int, found: int) -> int:
-    """Half of the way, at least one step: forecasts of a moment waver."""
-    if abs(found - before) <= 1:
+    """Half of the way, at least one step: forecasts of a moment waver. All of it from no limit."""
+    if abs(found - before) <= 1 or before >= NO_LIMIT:
         return found
     return round((before + found) / 2)
 

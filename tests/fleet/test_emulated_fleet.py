@@ -121,11 +121,11 @@ def test_splits_are_priced_and_limits_derived_by_the_units_sidecars(fleet: Runni
     def change(**body: Any) -> None:
         httpx.put(f"{fleet.gateway}/admin/pools", json=body, timeout=10).raise_for_status()
 
-    def limits() -> set[int]:
+    def limits() -> set[int | None]:
         return {unit["concurrency_limit"] for unit in fleet.get("/admin/pools")["units"]}
 
-    before = limits()
-    change(worker_concurrency_limit="auto")
+    assert limits() == {None}
+    change(worker_concurrency_limit="auto", pools="predictive")
     try:
         with fleet.client() as client, ThreadPoolExecutor(9) as pool:
             sent = [pool.submit(_complete, client, [1 + i] * 3000) for i in range(9)]
@@ -136,10 +136,10 @@ def test_splits_are_priced_and_limits_derived_by_the_units_sidecars(fleet: Runni
         assert all(price["num_requests"] >= 9 for price in prices)
         # Nine long prompts on one unit take longer than on three.
         assert prices[0]["lateness"] > prices[2]["lateness"] > 0
-        wait_until(lambda: before.isdisjoint(limits()))
+        wait_until(lambda: None not in limits())
     finally:
-        change(worker_concurrency_limit=max(before))
-    assert limits() == before
+        change(worker_concurrency_limit="none", pools="none")
+    assert limits() == {None}
 
 
 def test_requests_flow_without_a_sidecar_and_it_is_taken_up_again(fleet: RunningFleet) -> None:
