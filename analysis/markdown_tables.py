@@ -1,0 +1,68 @@
+"""Prints a study's capacities and latencies as Markdown tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+
+from analysis.command import UNUSABLE, add_study_options
+from analysis.report_tables import (
+    OF_CLASSES,
+    SECONDS,
+    Cell,
+    Column,
+    Table,
+    capacity_tables,
+    point_tables,
+)
+from analysis.view import View
+from exp.study.errors import ResultError
+from exp.study.results import open_results
+
+LATENCIES = (
+    Column("TTFT p50, s", "all.ttft_ms.p50", SECONDS),
+    Column("TTFT p99, s", "all.ttft_ms.p99", SECONDS),
+    *OF_CLASSES,
+    Column("E2E p50, s", "all.e2e_ms.p50", SECONDS),
+    Column("E2E p99, s", "all.e2e_ms.p99", SECONDS),
+    Column("E2E mean, s", "all.e2e_ms.mean", SECONDS),
+)
+
+
+def tables(view: View) -> list[Table]:
+    """Capacities first."""
+    return [*capacity_tables(view), *point_tables(view, LATENCIES)]
+
+
+def as_markdown(table: Table) -> str:
+    """With the best values in bold."""
+    lines = [f"**{table.title}**", "", _row(table.heads), _row("---" for _ in table.heads)]
+    return "\n".join([*lines, *(_row(map(_text, row)) for row in table.rows)])
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _text(cell: Cell) -> str:
+    value = f"**{cell.text}**" if cell.is_best else cell.text
+    return f"{value} {cell.note}".strip()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read and print; 2 for results that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.markdown_tables", description=__doc__)
+    add_study_options(parser)
+    options = parser.parse_args(argv)
+    try:
+        view = View(open_results(options.results), options.system_name, options.rate)
+    except ResultError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
+    print("\n\n".join(map(as_markdown, tables(view))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
