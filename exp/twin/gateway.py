@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from exp.study.case import Case
 from exp.study.records import RequestRecord
 from exp.twin.beliefs import Beliefs
-from exp.twin.engines import EngineRequest
 from exp.twin.fleet import Flight, TwinBacklogs, TwinFleet, TwinPredictions
 from exp.twin.migration import Migration, Underway
 from exp.twin.provisioning import TwinHealth, provisioning
+from exp.twin.requests import empty_record, engine_request, is_good, job_of
 from exp.twin.units import UnitSpec
 from exp.workloads.request import BLOCK_TOKENS, WorkloadRequest
 from global_scheduler.admission import AdmissionRules
@@ -35,15 +32,13 @@ from global_scheduler.policies import POLICIES
 from global_scheduler.pool_parts import pool_parts
 from global_scheduler.pools.book import PoolBook
 from global_scheduler.pools.classes import Classifier
-from global_scheduler.prefixes import CHARACTERS_PER_TOKEN, Prefix
 from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.holding import Holding
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry
 from global_scheduler.upstream import UnitFailed
-from wire.length import LengthQuestion
-from wire.prediction import EndedRequest, SentRequest, Slo
+from wire.prediction import EndedRequest, SentRequest
 
 
 class TwinGateway:
@@ -145,17 +140,9 @@ class TwinGateway:
     async def serve(self, index: int, request: WorkloadRequest) -> RequestRecord:
         """Answer one request, which arrives now."""
         goals = self._case.goals_of(request.request_class)
-        job = self._job(request, Slo(ttft_ms=goals.ttft_ms, tpot_ms=goals.tpot_ms))
-        if not goals.are_sent or (goals.ttft_ms is None and goals.tpot_ms is None):
-            job = replace(job, slo=None)
-        record = RequestRecord(
-            request_id=request.request_id,
-            at_s=request.at_s,
-            request_class=request.request_class,
-            session=request.session,
-            num_prompt_tokens=request.num_prompt_tokens,
-            expected_output_tokens=job.length.mean_tokens,
-        )
+        length = self._beliefs.estimate(self._model, request)
+        job = job_of(request, self._model, self._clock(), length, goals)
+        record = empty_record(request, job)
         try:
             self._dispatcher.check_model(job.model)
             self._late_binding.enter(job.waiting())
@@ -170,28 +157,6 @@ class TwinGateway:
         except (GatewayError, UnitFailed):
             record.outcome = "failed"
         return record
-
-    def _job(self, request: WorkloadRequest, slo: Slo) -> Job:
-        num_blocks = request.num_prompt_tokens // BLOCK_TOKENS
-        hashes = request.block_hashes[:num_blocks]
-        opening = f"{hashes[0]:x}" if hashes else ""
-        num_characters = request.num_prompt_tokens * CHARACTERS_PER_TOKEN
-        return Job(
-            request_id=request.request_id,
-            model=self._model,
-            arrived_s=self._clock(),
-            num_prompt_tokens=request.num_prompt_tokens,
-            length_question=LengthQuestion(text="", num_prompt_tokens=request.num_prompt_tokens),
-            length=self._beliefs.estimate(self._model, request),
-            max_tokens=request.max_tokens,
-            priority=request.priority,
-            importance=-request.priority,
-            user=request.user,
-            session_id=request.session,
-            prefix=Prefix(hashes, num_characters, opening),
-            is_streamed=True,
-            slo=slo,
-        )
 
     async def _attempt(
         self, index: int, request: WorkloadRequest, job: Job, record: RequestRecord, tried: set[str]
@@ -218,13 +183,8 @@ class TwinGateway:
         may_retry = len(tried) < self._settings.max_attempts and any(
             other.name not in tried for other in self._units.eligible(job.model)
         )
-        sent_s, record.unit = self._clock(), unit.name
-        self._underway[index] = Underway(record, unit)
         try:
-            flight = await self._fleet.send(
-                unit.name, _engine_request(index, request, self._max_model_len), self._sent(job)
-            )
-            await self._follow(flight, unit, job, record, decision, sent_s)
+            await self._try_unit(index, request, unit, job, record, decision)
         except UnitFailed as failure:
             if failure.refused:
                 unit.refused(str(failure))
@@ -232,11 +192,27 @@ class TwinGateway:
                 raise
             self._late_binding.enter_again(ticket, tried=unit.name)
             return False
+        return True
+
+    async def _try_unit(
+        self,
+        index: int,
+        request: WorkloadRequest,
+        unit: Unit,
+        job: Job,
+        record: RequestRecord,
+        decision: Decision,
+    ) -> None:
+        sent_s, record.unit = self._clock(), unit.name
+        self._underway[index] = Underway(record, unit)
+        seen_by_engine = engine_request(index, request, self._max_model_len)
+        try:
+            flight = await self._fleet.send(unit.name, seen_by_engine, self._sent(job))
+            await self._follow(flight, unit, job, record, decision, sent_s)
         finally:
             unit = self._underway.pop(index).unit  # migration may have taken it elsewhere
             self._ledger.ended(unit, job.request_id)
             self._late_binding.wake()
-        return True
 
     async def _follow(
         self,
@@ -264,7 +240,7 @@ class TwinGateway:
         record.num_preemptions = end.num_preemptions
         if num_tokens > 1:
             record.tpot_ms = (record.e2e_ms - record.ttft_ms) / (num_tokens - 1)
-        record.is_good = _is_good(record, self._case)
+        record.is_good = is_good(record, self._case.goals_of(record.request_class))
         decision.status, decision.observed_output_tokens = 200, num_tokens
         decision.observed_ttft_ms, decision.observed_e2e_ms = record.ttft_ms, record.e2e_ms
         self._late_binding.rates.learn(
@@ -311,22 +287,3 @@ def _late_binding(
         clock=clock,
         default_limit=settings.first_limit,
     )
-
-
-def _engine_request(index: int, request: WorkloadRequest, max_model_len: int) -> EngineRequest:
-    # Sidecars see this bound, so the true length must not be in it.
-    most = request.max_tokens or max_model_len - request.num_prompt_tokens
-    return EngineRequest(
-        index=index,
-        num_prompt_tokens=request.num_prompt_tokens,
-        output_length=request.num_output_tokens,
-        max_tokens=most,
-        priority=request.priority,
-        block_hashes=np.array(request.block_hashes, dtype=np.int64),
-    )
-
-
-def _is_good(record: RequestRecord, case: Case) -> bool:
-    goals = case.goals_of(record.request_class)
-    pairs = ((goals.ttft_ms, record.ttft_ms), (goals.tpot_ms, record.tpot_ms))
-    return all(goal is None or (met is None or met <= goal) for goal, met in pairs)
