@@ -50,8 +50,8 @@ _ALL = (
             "policy": "least_outstanding",
             "pools": "qhap",
             "stealing": "rasp",
-            # AdaSplit's 8 is where its units, with a 70B model, were saturated. Of 8, 16, 24, 32 and
-            # 48 this one gave the least TTFT on A30s with a 7B model (12 of them, mixed, 20/s).
+            # AdaSplit's 8 is where its units, with a 70B model, were saturated. Of 8, 16, 24, 32
+            # and 48 this one gave the least TTFT on A30s with a 7B model (12 of them, mixed, 20/s).
             "worker_concurrency_limit": "24",
             "max_queued_requests": "100000",
         },

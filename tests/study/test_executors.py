@@ -62,6 +62,7 @@ def test_a_run_that_fails_says_which_and_why(executor: LocalExecutor) -> None:
     assert executor.submit(CASE).result(TIMEOUT_S).table.num_rows == 40
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_run_that_takes_too_long_is_ended() -> None:
     """By its deadline, in the middle of whatever it does."""
     long = msgspec.structs.replace(
@@ -75,8 +76,9 @@ def test_a_run_that_takes_too_long_is_ended() -> None:
     assert time.perf_counter() - started_s < 20.0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_deadline_that_comes_in_a_destructor_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python drops exceptions there; the run is ended just after."""
+    """Python drops exceptions there; the run is ended a second later."""
 
     class Slow:
         def __del__(self) -> None:
@@ -91,7 +93,7 @@ def test_a_deadline_that_comes_in_a_destructor_is_not_lost(monkeypatch: pytest.M
     started_s = time.perf_counter()
     with pytest.raises(CaseError, match=r"took longer than 0\.1 s"):
         execute(CASE, Backend("twin", case_timeout_s=0.1))
-    assert 0.3 < time.perf_counter() - started_s < 3.0
+    assert 0.3 < time.perf_counter() - started_s < 4.0
 
 
 def test_the_cores_of_gateways_and_sidecars_are_told(tmp_path: Path) -> None:
