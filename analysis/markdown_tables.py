@@ -9,14 +9,13 @@ from collections.abc import Iterable, Sequence
 from analysis.command import UNUSABLE, add_study_options
 from analysis.report_tables import (
     OF_CLASSES,
-    SECONDS,
     Cell,
     Column,
     Table,
     capacity_tables,
     point_tables,
 )
-from analysis.view import View
+from analysis.view import SECONDS, View
 from exp.study.errors import ResultError
 from exp.study.results import open_results
 

@@ -40,7 +40,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     workload = WorkloadSpec(source="sharegpt", num_requests=options.requests)
-    figures = {}
+    figures: dict[str, dict[str, float]] = {}
     for system in systems(options.systems.split(",")):
         case = Case(
             scenario="12 A30, ShareGPT",
