@@ -37,7 +37,7 @@ def candidate(unit: str, outstanding: int = 0, tokens: int = 0, **fields: object
 def test_min_total_delay_counts_what_others_suffer(harm: dict[str, float], chosen: str) -> None:
     """The unit on which the newcomer ends 800 ms earlier wins unless others pay more for it,
     a goal is broken for it, or its first token comes much later."""
-    fields: dict[str, object] = {"e2e_ms": 1_000.0, "ttft_ms": 100.0} | harm
+    fields: dict[str, float] = {"e2e_ms": 1_000.0, "ttft_ms": 100.0} | harm
     swift = replace(candidate("swift"), prediction=prediction(**fields))
     kind = candidate("kind", e2e_ms=1_800.0, ttft_ms=100.0)
     assert choose("min_total_delay", [kind, swift]) == Choice(chosen)
