@@ -32,10 +32,12 @@ def test_replay_agrees_with_the_engine(tmp_path: Path) -> None:
         newcomer = SequenceState(
             request_id="new", num_prompt_tokens=250, num_tokens=250, max_tokens=120
         )
-        foretold = finish_times(
-            snapshot, {}, newcomer, RooflineStepTime(model, find_gpu("A30")), time.time()
-        )
-        observed_s = complete(emulator, "n" * 1000, 120)
+        # The replay takes a while, too; the newcomer would have queued meanwhile.
+        now_s = time.time()
+        step_time = RooflineStepTime(model, find_gpu("A30"))
+        foretold = finish_times(snapshot, {}, newcomer, step_time, now_s)
+        complete(emulator, "n" * 1000, 120)
+        observed_s = time.time() - now_s
         for other in others:
             other.result()
     assert foretold is not None
