@@ -71,7 +71,7 @@ async def test_a_cluster_becomes_the_system_and_gets_the_load() -> None:
         larger = changed(fleet=Fleet(groups=(UnitGroup(gpu="A30", count=3),)))
         with pytest.raises(CaseError, match="3 units are asked for, the gateway has 2"):
             await anyio.to_thread.run_sync(cluster.run_case, larger, url)
-    assert (pools["queue_order"], pools["pools"]) == ("sjf", "predictive")
+    assert (pools["queue_order"], pools["pools"]) == ("sjf", "none")
     assert [one.outcome for one in records] == ["ok"] * 30
     assert {one.unit for one in records} == {"u0", "u1"}
     bodies = [json.loads(body) for engine in engines for _, body in engine.requests]
