@@ -12,38 +12,32 @@ from typing import Any
 import aiohttp
 from pydantic import SecretStr
 
-from global_scheduler.admission import AdmissionRules
 from global_scheduler.backlogs import BacklogClient
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.carrying import carry
 from global_scheduler.connection_pool import ConnectionPool
 from global_scheduler.decisions import DecisionLog
-from global_scheduler.dispatch import Dispatcher, Routing
+from global_scheduler.dispatch import Dispatcher
 from global_scheduler.exchange import Exchange
 from global_scheduler.gateway import Gateway
 from global_scheduler.generations import Generations
 from global_scheduler.health import HealthChecker
-from global_scheduler.late_binding import LateBinding
 from global_scheduler.ledger import Ledger
 from global_scheduler.lengths import Lengths
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.outcomes import Outcomes
 from global_scheduler.pass_through import PassThrough
-from global_scheduler.policies import POLICIES
 from global_scheduler.pool_metrics import BacklogMetrics
 from global_scheduler.pool_parts import pool_parts
-from global_scheduler.pools.book import PoolBook
-from global_scheduler.pools.classes import Classifier
 from global_scheduler.predictions import PredictionClient
 from global_scheduler.prompt_tokens import PromptTokenCounter
 from global_scheduler.provisioning.assembly import provisioning_loop
 from global_scheduler.provisioning.standby import StandbyUnit
 from global_scheduler.queue_metrics import QueueMetrics
-from global_scheduler.queueing import ORDERS
-from global_scheduler.queueing.holding import Holding
 from global_scheduler.quotas.limiter import Limiter
 from global_scheduler.request_log import RequestLog
+from global_scheduler.scheduling_parts import late_binding_of, routing_of
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import UnitRegistry
 from global_scheduler.upstream import CONNECT_TIMEOUT_S, KEEPALIVE_S, Upstream
@@ -77,7 +71,7 @@ class Parts:
         self.log = DecisionLog()
         self.outcomes = Outcomes(base.metrics)
         self.queue_metrics = QueueMetrics(base.metrics.registry, clock)
-        self.late_binding = self._late_binding()
+        self.late_binding = late_binding_of(settings, base.units, self.queue_metrics, clock)
         deadline_s = settings.prediction_deadline_ms / 1e3
         self.sidecars = ConnectionPool(connect_timeout_s=deadline_s, idle_s=KEEPALIVE_S)
         self.predictions = PredictionClient(
@@ -100,13 +94,7 @@ class Parts:
             base.metrics.registry,
             session,
         )
-        self.routing = Routing(
-            POLICIES[settings.policy],
-            settings.num_query_predictors,
-            AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
-            settings.goal_defaults,
-            settings.hold_above_s,
-        )
+        self.routing = routing_of(settings)
         self.pools = pool_parts(
             settings,
             base.units,
@@ -144,23 +132,6 @@ class Parts:
             interval_s=self.settings.health_interval_s,
             timeout_s=self.settings.health_timeout_s,
             engine_api_key=secret(self.settings.engine_api_key),
-        )
-
-    def _late_binding(self) -> LateBinding:
-        settings = self.settings
-        return LateBinding(
-            self.base.units,
-            Holding(
-                ORDERS[settings.queue_order],
-                max_requests=settings.max_queued_requests,
-                max_age_s=settings.max_queue_age_s,
-                max_overtakes=settings.max_overtakes,
-            ),
-            PoolBook(None),
-            Classifier(),
-            self.queue_metrics,
-            clock=time.monotonic,
-            default_limit=settings.first_limit,
         )
 
     def _dispatcher(self) -> Dispatcher:

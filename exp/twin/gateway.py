@@ -20,21 +20,15 @@ from exp.twin.provisioning import TwinHealth, provisioning
 from exp.twin.requests import empty_record, engine_request, is_good, job_of
 from exp.twin.units import UnitSpec
 from exp.workloads.request import BLOCK_TOKENS, WorkloadRequest
-from global_scheduler.admission import AdmissionRules
 from global_scheduler.decisions import Decision, DecisionLog
-from global_scheduler.dispatch import Dispatcher, Postponed, Routing
+from global_scheduler.dispatch import Dispatcher, Postponed
 from global_scheduler.errors import GatewayError, TooManyRequests
 from global_scheduler.job import Job
-from global_scheduler.late_binding import LateBinding
 from global_scheduler.ledger import Ledger, sent_request
 from global_scheduler.metrics import GatewayMetrics
-from global_scheduler.policies import POLICIES
 from global_scheduler.pool_parts import pool_parts
-from global_scheduler.pools.book import PoolBook
-from global_scheduler.pools.classes import Classifier
 from global_scheduler.queue_metrics import QueueMetrics
-from global_scheduler.queueing import ORDERS
-from global_scheduler.queueing.holding import Holding
+from global_scheduler.scheduling_parts import late_binding_of, routing_of
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry
 from global_scheduler.upstream import UnitFailed
@@ -62,20 +56,14 @@ class TwinGateway:
         self._units = UnitRegistry(Unit(name, url, url) for name, url in urls)
         self._ledger = Ledger(clock)
         metrics, log = GatewayMetrics(), DecisionLog()
-        self._late_binding = _late_binding(settings, self._units, metrics, clock)
-        routing = Routing(
-            POLICIES[settings.policy],
-            settings.num_query_predictors,
-            AdmissionRules(settings.slo_miss, settings.shed_below, settings.slo_headroom),
-            settings.goal_defaults,
-            settings.hold_above_s,
-        )
+        queue_metrics = QueueMetrics(metrics.registry, clock)
+        self._late_binding = late_binding_of(settings, self._units, queue_metrics, clock)
         self._predictions = TwinPredictions(fleet)
         self._dispatcher = Dispatcher(
             self._units,
             self._ledger,
             self._predictions,
-            routing,
+            routing_of(settings),
             log,
             metrics,
             clock=clock,
@@ -265,25 +253,3 @@ def _cache_blocks(spec: UnitSpec) -> int:
     limits = spec.limits
     num_tokens = limits.num_gpu_blocks * limits.block_size
     return num_tokens // BLOCK_TOKENS if limits.enable_prefix_caching else 0
-
-
-def _late_binding(
-    settings: GatewaySettings,
-    units: UnitRegistry,
-    metrics: GatewayMetrics,
-    clock: Callable[[], float],
-) -> LateBinding:
-    return LateBinding(
-        units,
-        Holding(
-            ORDERS[settings.queue_order],
-            max_requests=settings.max_queued_requests,
-            max_age_s=settings.max_queue_age_s,
-            max_overtakes=settings.max_overtakes,
-        ),
-        PoolBook(None),
-        Classifier(),
-        QueueMetrics(metrics.registry, clock),
-        clock=clock,
-        default_limit=settings.first_limit,
-    )
