@@ -59,6 +59,16 @@ class Interruptible:
         self._interruption = reason
         task.cancel()
 
+    async def settle(self) -> None:
+        """After what could be interrupted: an interruption under way counts even if it is late."""
+        if self._interruption is None:
+            return
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.raise_interruption()
+            raise
+
     def raise_interruption(self) -> None:
         """To be called where the task was cancelled; returns if it was so from elsewhere."""
         reason, self._interruption = self._interruption, None
@@ -114,7 +124,9 @@ class Exchange(Interruptible):
             BODY_TIMEOUT_S, self.interrupt, asyncio.current_task(), late
         )
         try:
-            return await self._read_body(limit_bytes)
+            body = await self._read_body(limit_bytes)
+            await self.settle()
+            return body
         except asyncio.CancelledError:
             self.raise_interruption()
             raise
@@ -151,6 +163,7 @@ class Exchange(Interruptible):
         watcher = asyncio.ensure_future(self._watch(asyncio.current_task()))
         try:
             yield
+            await self.settle()
         except asyncio.CancelledError:
             self.raise_interruption()
             raise

@@ -8,6 +8,7 @@ import openai
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from global_scheduler.exchange import ClientGone, Interruptible
 from tests.global_scheduler.fleet import (
     DONE,
     EVENT,
@@ -249,3 +250,18 @@ async def test_many_clients_that_come_and_go_leave_nothing_behind() -> None:
         await eventually(lambda: _is_idle(running))
         units = (await running.client.get("/admin/units")).json()
         assert [unit["num_outstanding_tokens"] for unit in units] == [0, 0, 0]
+
+
+async def test_an_interruption_in_the_last_moment_is_not_lost() -> None:
+    """It ends what it was meant for, not whatever the task does next."""
+
+    async def work(late: Interruptible) -> str:
+        late.interrupt(asyncio.current_task(), ClientGone())  # nothing is awaited any more
+        try:
+            await late.settle()
+        except ClientGone:
+            await asyncio.sleep(0)  # not cancelled again
+            return "gone"
+        return "lost"
+
+    assert await asyncio.ensure_future(work(Interruptible())) == "gone"
