@@ -15,11 +15,17 @@ from exp.workloads.replay import Goals
 
 BASIS = "predictive"
 """The configuration that the others are compared with."""
+COMMON = {
+    "policy": "min_new_request_latency",
+    "worker_concurrency_limit": "8",
+    "hold_above_ms": "never",
+}
+"""Queues form by AdaSplit's limit alone: they are what its rules go by."""
 CONFIGURATIONS: Mapping[str, Mapping[str, str]] = {
-    "none": {"pools": "none"},
-    "static": {"pools": "static", "stealing": "off", "num_long_units": "1"},
-    "qhap+rasp": {"pools": "qhap", "stealing": "rasp"},
-    BASIS: {"pools": "predictive", "stealing": "predictive"},
+    "none": {**COMMON, "pools": "none"},
+    "static": {**COMMON, "pools": "static", "stealing": "off", "num_long_units": "1"},
+    "qhap+rasp": {**COMMON, "pools": "qhap", "stealing": "rasp"},
+    BASIS: {**COMMON, "pools": "predictive", "stealing": "predictive"},
 }
 """Settings of the gateway; all else stays as it is by default."""
 
