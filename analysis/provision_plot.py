@@ -67,7 +67,7 @@ def _over_time(
     found = [series(run) for run in runs]
     shortest = min(map(len, found))
     mean = np.mean([one[:shortest] for one in found], axis=0)
-    return BIN_S * np.arange(shortest), np.asarray(mean)
+    return np.arange(shortest, dtype=np.float64) * BIN_S, np.asarray(mean)
 
 
 def waits_s(run: Columns) -> Series:

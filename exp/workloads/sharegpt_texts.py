@@ -27,8 +27,8 @@ BLOCK_BYTES = BLOCK_TOKENS * TOKEN_BYTES
 WORDS_PER_BLOCK = BLOCK_BYTES // 8
 HASH_BITS = 63
 Words = npt.NDArray[np.uint64]
-_FACTORS: Words = (
-    np.random.default_rng(0).integers(2**64, size=WORDS_PER_BLOCK, dtype=np.uint64) | 1
+_FACTORS: Words = np.bitwise_or(
+    np.random.default_rng(0).integers(2**64, size=WORDS_PER_BLOCK, dtype=np.uint64), np.uint64(1)
 )
 
 

@@ -119,7 +119,9 @@ def test_errors_are_a_heat_map_with_the_values_in_it(tmp_path: Path) -> None:
     maps = {axes.get_title(): axes for axes in drawn.figure.axes}
     assert len(maps) == 4
     axes = maps["Sextant: p99 TTFT (s)"]
-    grid = np.ma.filled(axes.images[0].get_array(), np.nan)
+    shown = axes.images[0].get_array()
+    assert shown is not None
+    grid = np.ma.filled(shown, np.nan)
     p99_s = {
         name: value(view, name, "astrolabe", "all.ttft_ms.p99", 2.0) / 1e3
         for name in ("l0s0", "l0s0.5", "l1s0")
