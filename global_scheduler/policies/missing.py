@@ -26,24 +26,34 @@ EXPLORE_WITHIN = 1.5
 """if its cost is at most this multiple of the least one."""
 
 
+def no_price(candidate: Candidate) -> float:
+    """Nothing beside what is predicted."""
+    return 0.0
+
+
 def choose_least(
     request: RoutedRequest,
     candidates: Sequence[Candidate],
     turn: int,
     rng: random.Random,
     cost: Callable[[Prediction], float],
+    price: Callable[[Candidate], float] = no_price,
 ) -> Choice:
-    """The candidate of least ``cost``; near-ties go to fewest outstanding requests, then to chance.
+    """The candidate of least ``cost`` and ``price``; near-ties go to fewest outstanding requests,
+    then to chance.
 
     A candidate without a prediction costs the mean of the others' costs, scaled by its outstanding
-    requests over theirs. Without any prediction ``least_outstanding`` decides.
+    requests over theirs. Without any prediction ``least_outstanding`` decides. The price is what no
+    prediction tells, and is paid for every candidate.
     """
     known = {c.unit: cost(c.prediction) for c in candidates if c.prediction is not None}
     if not known:
         choice = least_outstanding.choose(request, candidates, turn, rng)
         return Choice(choice.unit, fallback="least_outstanding")
     imputed = _mean_cost_per_load(known, candidates)
-    costs = {c.unit: known.get(c.unit, imputed * (c.num_outstanding + 1)) for c in candidates}
+    costs = {
+        c.unit: known.get(c.unit, imputed * (c.num_outstanding + 1)) + price(c) for c in candidates
+    }
     least = min(costs.values())
     equals = [c for c in candidates if costs[c.unit] <= least * NEAR_TIE]
     best = min(equals, key=lambda c: (c.num_outstanding, rng.random()))

@@ -43,6 +43,21 @@ def test_min_total_delay_counts_what_others_suffer(harm: dict[str, float], chose
     assert choose("min_total_delay", [kind, swift]) == Choice(chosen)
 
 
+@pytest.mark.parametrize(
+    ("late_ms", "others_hold", "chosen"),
+    [(1_500.0, 0, "warm"), (2_500.0, 0, "cold"), (900.0, 48, "warm"), (1_100.0, 48, "cold")],
+)
+def test_min_total_delay_pays_for_copies_of_a_prefix(
+    late_ms: float, others_hold: int, chosen: str
+) -> None:
+    """50 tokens at 5,000 tokens/s are 10 ms of prefill: a unit that lacks them is chosen if it is
+    200 times that better; half of it suffices where about as much is held elsewhere."""
+    cold = candidate("cold", e2e_ms=1_000.0, ttft_ms=100.0)
+    warm = replace(candidate("warm", e2e_ms=1_000.0 + late_ms, ttft_ms=100.0), num_cached_tokens=50)
+    other = replace(candidate("other", e2e_ms=9e9), num_cached_tokens=others_hold)
+    assert choose("min_total_delay", [cold, other, warm]) == Choice(chosen)
+
+
 def test_min_new_request_latency_takes_the_least_predicted_e2e() -> None:
     """The policy looks at the newcomer's own end, not at how many requests there are."""
     candidates = [candidate("a", 1, e2e_ms=900.0), candidate("b", 9, e2e_ms=300.0)]
