@@ -27,6 +27,7 @@ from predictor.calibration import Calibration
 from predictor.questions import to_newcomer
 from predictor.remaining import length_points
 from predictor.simulator.kernel.layout import EngineArrays
+from predictor.simulator.kernel.what_if import load_newcomer
 from predictor.state.select import STALE_AFTER_S
 from predictor.step_time.table import StepTable
 from wire.prediction import (
@@ -174,7 +175,7 @@ class TwinSidecar:
         return max(0.0, self._batch_ends_s - self._engines.now_s)
 
     def _ask(self, question: PredictRequest, cost_to_others: bool) -> Answer:
-        newcomer = to_newcomer(question, self._limits)
+        newcomer = load_newcomer(to_newcomer(question, self._limits))
         return self._answers.answer(
             self._loaded, newcomer, self._start_s, cost_to_others=cost_to_others
         )

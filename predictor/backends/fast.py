@@ -12,6 +12,7 @@ from predictor.simulator.kernel.cost import goals_of
 from predictor.simulator.kernel.load import Chunks, load_population
 from predictor.simulator.kernel.step_cost import chunk_s, mixed_step_s
 from predictor.simulator.kernel.vidur_state import as_vidur
+from predictor.simulator.kernel.what_if import load_newcomer
 from predictor.step_time.base import StepTimeModel
 from predictor.step_time.table import StepTable
 from wire.snapshot import BatchInFlight, EngineLimits
@@ -84,7 +85,7 @@ class FastBackend:
         start_s = engine.start_s(population.now)
         for newcomer in newcomers:
             yield self._answers.answer(
-                engine.loaded, newcomer, start_s, cost_to_others=cost_to_others
+                engine.loaded, load_newcomer(newcomer), start_s, cost_to_others=cost_to_others
             )
 
     def drain(

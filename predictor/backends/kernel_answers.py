@@ -9,18 +9,18 @@ import numpy as np
 from predictor.backends.base import Answer, BacklogAnswer
 from predictor.backends.kernel_run import KernelRunner, Rules, Run
 from predictor.overlay import SimulatedSequence
+from predictor.simulator.kernel import what_if
 from predictor.simulator.kernel.cost import added_delays, count_broken
 from predictor.simulator.kernel.layout import (
     END,
     MAX_NUM_SEQS,
     NEVER,
-    REMAINING,
+    NUM_TIMES,
     EngineArrays,
     Floats,
-    Ints,
 )
-from predictor.simulator.kernel.lengths import over_lengths
 from predictor.simulator.kernel.load import newcomer_rows
+from predictor.simulator.kernel.what_if import Newcomer
 from predictor.simulator.kernel.work import OWN_PREEMPTIONS, PREEMPTIONS_MET
 from predictor.step_time.table import StepTable
 
@@ -28,7 +28,8 @@ from predictor.step_time.table import StepTable
 class LoadedEngine:
     """What questions about the same sequences share. Times count from the end of what is in flight.
 
-    ``alone`` are the times without a newcomer, once they are known.
+    ``alone`` are the times without a newcomer. They are known once ``alone_longest_step_s``, the
+    longest step among them in which anyone decodes, is not NEVER any more.
     """
 
     def __init__(self, arrays: EngineArrays, goals: Floats, table: StepTable) -> None:
@@ -38,8 +39,8 @@ class LoadedEngine:
         self.goals = goals
         self.table = table
         self.size = len(arrays.rows)
-        self.alone: Floats | None = None
-        self.alone_longest_step_s = 0.0
+        self.alone = np.empty((self.size, NUM_TIMES))
+        self.alone_longest_step_s = NEVER
 
 
 class KernelAnswers:
@@ -51,19 +52,31 @@ class KernelAnswers:
     def answer(
         self,
         engine: LoadedEngine,
-        newcomer: SimulatedSequence,
+        newcomer: Newcomer,
         start_s: float,
         *,
         cost_to_others: bool,
     ) -> Answer:
         """What the newcomer would meet, ``start_s`` being when the batches in flight have ended.
 
+        What it costs the others is taken for its expected length; one more run times every length
+        that it may have.
+
         Raises:
             SimulationFailed: it can never be admitted, or there is no end in sight.
         """
-        if cost_to_others:
-            return self._answer_with_costs(engine, newcomer, start_s)
-        return self._answer(engine, newcomer, start_s)
+        found = self._runner.ask(
+            engine.arrays,
+            engine.goals,
+            newcomer,
+            engine.table,
+            start_s,
+            with_costs=cost_to_others,
+            alone=engine.alone,
+            alone_longest_step_s=engine.alone_longest_step_s,
+        )
+        engine.alone_longest_step_s = found[what_if.ALONE_LONGEST_STEP_S]
+        return _answer_of(found, len(newcomer.marks) > 0, cost_to_others)
 
     def drain(
         self,
@@ -91,44 +104,11 @@ class KernelAnswers:
             num_slo_broken=count_broken(run.times, alone, engine.goals, start_s),
         )
 
-    def _answer(self, engine: LoadedEngine, newcomer: SimulatedSequence, start_s: float) -> Answer:
-        """Its own latencies; one run times every length that it may have."""
-        rows = newcomer_rows((newcomer,))
-        lengths = sorted({tokens for _, tokens in newcomer.output_quantiles})
-        if not lengths:
-            run = self._runner.play(engine.arrays, rows, engine.table, until_all=False)
-            return _answers_of(run, engine.size, [newcomer.remaining_tokens], start_s)[0]
-        rows[0, REMAINING] = lengths[0]
-        marks = np.array(lengths, dtype=np.int64)
-        run = self._runner.play(engine.arrays, rows, engine.table, until_all=False, marks=marks)
-        (answer,) = _answers_of(run, engine.size, lengths[-1:], start_s)
-        _spread(answer, run, marks, newcomer, start_s)
-        return answer
-
-    def _answer_with_costs(
-        self, engine: LoadedEngine, newcomer: SimulatedSequence, start_s: float
-    ) -> Answer:
-        """What it costs the others is taken for its expected length."""
-        alone = self._alone(engine)
-        rows = newcomer_rows((newcomer,))
-        run = self._runner.play(engine.arrays, rows, engine.table, until_all=True)
-        delay_s, max_delay_s = added_delays(run.times, alone)
-        gap_s = max(0.0, run.longest_step_s - engine.alone_longest_step_s)
-        num_broken = count_broken(run.times, alone, engine.goals, start_s)
-        (answer,) = _answers_of(run, engine.size, [newcomer.remaining_tokens], start_s)
-        if newcomer.output_quantiles:
-            answer = self._answer(engine, newcomer, start_s)
-        answer.added_delay_others_s = delay_s
-        answer.max_added_delay_s = max_delay_s
-        answer.added_gap_s = gap_s
-        answer.num_slo_broken = num_broken
-        return answer
-
     def _alone(self, engine: LoadedEngine) -> Floats:
-        if engine.alone is None:
+        if engine.alone_longest_step_s == NEVER:
             nobody = newcomer_rows(())
             run = self._runner.play(engine.arrays, nobody, engine.table, until_all=True)
-            engine.alone = run.times.copy()
+            engine.alone[:] = run.times
             engine.alone_longest_step_s = run.longest_step_s
         return engine.alone
 
@@ -153,22 +133,18 @@ def _answers_of(run: Run, first: int, num_tokens: Sequence[int], start_s: float)
     ]
 
 
-def _spread(
-    answer: Answer, run: Run, marks: Ints, newcomer: SimulatedSequence, start_s: float
-) -> None:
-    """Make the answer, which is that for the longest of the lengths, one for all of them."""
-    points = np.array(newcomer.output_quantiles)
-    first_token_s = answer.ttft_s - start_s
-    mean_s, p50_s, p90_s, mean_tokens = over_lengths(
-        points,
-        marks,
-        run.marked_s,
-        first_token_s,
-        answer.tpot_s,
-        newcomer.max_remaining_tokens,
-        np.empty_like(points),
+def _answer_of(found: list[float], has_points: bool, has_costs: bool) -> Answer:
+    return Answer(
+        queue_s=found[what_if.QUEUE_S],
+        ttft_s=found[what_if.TTFT_S],
+        tpot_s=found[what_if.TPOT_S],
+        e2e_s=found[what_if.E2E_S],
+        added_delay_others_s=found[what_if.ADDED_DELAY_OTHERS_S] if has_costs else 0.0,
+        num_preempted=int(found[what_if.NUM_PREEMPTED]),
+        num_own_preemptions=int(found[what_if.NUM_OWN_PREEMPTIONS]),
+        max_added_delay_s=found[what_if.MAX_ADDED_DELAY_S] if has_costs else 0.0,
+        added_gap_s=found[what_if.ADDED_GAP_S] if has_costs else 0.0,
+        num_slo_broken=int(found[what_if.NUM_SLO_BROKEN]) if has_costs else 0,
+        e2e_p50_s=found[what_if.E2E_P50_S] if has_points else None,
+        e2e_p90_s=found[what_if.E2E_P90_S] if has_points else None,
     )
-    answer.tpot_s = mean_s / max(1.0, mean_tokens - 1.0)
-    answer.e2e_s = answer.ttft_s + mean_s
-    answer.e2e_p50_s = answer.ttft_s + p50_s
-    answer.e2e_p90_s = answer.ttft_s + p90_s

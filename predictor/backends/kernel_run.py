@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from predictor.errors import SimulationFailed
-from predictor.simulator.kernel import sarathi, vllm
-from predictor.simulator.kernel.layout import BLOCK_SIZE, NUM_TIMES, EngineArrays, Floats, Ints
-from predictor.simulator.kernel.work import Work, make_work
+from predictor.simulator.kernel import sarathi, vllm, what_if
+from predictor.simulator.kernel.layout import BLOCK_SIZE, EngineArrays, Floats, Ints
+from predictor.simulator.kernel.what_if import Newcomer, make_scratch
 from predictor.step_time.table import StepTable
 
 Rules = Literal["vllm", "sarathi"]
@@ -18,7 +18,6 @@ MAX_EVENTS = 200_000
 """A full engine drains in a few thousand; what takes more is no state of a real one."""
 
 NO_MARKS: Ints = np.zeros(0, dtype=np.int64)
-_NO_TRACE: Ints = np.zeros((0, 3), dtype=np.int64)
 
 
 class Run(NamedTuple):
@@ -39,9 +38,9 @@ class KernelRunner:
         """Compiles, or loads from numba's cache, at the first run."""
         self.rules: Rules = rules
         self._play = {"vllm": vllm.play, "sarathi": sarathi.play}[rules]
-        self._longest_step_s = np.zeros(1)
-        self._marked_s = np.zeros(64)
-        self._reserve(64, 16)
+        self._ask = {"vllm": what_if.ask_vllm, "sarathi": what_if.ask_sarathi}[rules]
+        self._found = np.zeros(what_if.NUM_FOUND)
+        self._reserve(64, 16, 64)
 
     def play(
         self,
@@ -59,12 +58,10 @@ class KernelRunner:
         Raises:
             SimulationFailed: a newcomer can never be admitted, or there is no end in sight.
         """
-        size, block_size = len(engine.rows) + len(newcomers), int(engine.limits[BLOCK_SIZE])
-        if size > self._capacity or block_size != self._block_size:
-            self._reserve(size, block_size)
-        if len(marks) > len(self._marked_s):
-            self._marked_s = np.zeros(len(marks))
-        times, marked_s = self._times[:size], self._marked_s[: len(marks)]
+        size = len(engine.rows) + len(newcomers)
+        self._make_room(size, int(engine.limits[BLOCK_SIZE]), len(marks))
+        scratch = self._scratch
+        times, marked_s = scratch.times[:size], scratch.marked_s[: len(marks)]
         status = self._play(
             engine.limits,
             engine.rows,
@@ -76,22 +73,69 @@ class KernelRunner:
             until_all,
             marks,
             MAX_EVENTS,
-            self._work,
+            scratch.work,
             times,
             marked_s,
-            self._longest_step_s,
-            _NO_TRACE,
+            scratch.longest_step_s,
+            scratch.trace,
         )
-        if status != vllm.PLAYED:
-            raise SimulationFailed(
-                "the scheduler never admits the request"
-                if status == vllm.STUCK
-                else f"the request has not ended after {MAX_EVENTS} events"
-            )
-        return Run(times, marked_s, float(self._longest_step_s[0]), self._work.counters)
+        _check(status)
+        return Run(times, marked_s, float(scratch.longest_step_s[0]), scratch.work.counters)
 
-    def _reserve(self, size: int, block_size: int) -> None:
-        """Memory for twice as many sequences, so that a growing queue seldom asks again."""
+    def ask(
+        self,
+        engine: EngineArrays,
+        goals: Floats,
+        newcomer: Newcomer,
+        table: StepTable,
+        start_s: float,
+        *,
+        with_costs: bool,
+        alone: Floats,
+        alone_longest_step_s: float,
+    ) -> list[float]:
+        """What a newcomer would meet and cost, in the places of ``what_if``; ``alone`` is as there.
+
+        Raises:
+            SimulationFailed: as ``play``.
+        """
+        num_points = len(newcomer.points)
+        self._make_room(len(engine.rows) + 1, int(engine.limits[BLOCK_SIZE]), num_points)
+        status = self._ask(
+            engine,
+            goals,
+            table,
+            start_s,
+            with_costs,
+            newcomer,
+            alone,
+            alone_longest_step_s,
+            MAX_EVENTS,
+            self._scratch,
+            self._found,
+        )
+        _check(status)
+        found: list[float] = self._found.tolist()
+        return found
+
+    def _make_room(self, size: int, block_size: int, num_points: int) -> None:
+        if (
+            size > self._capacity
+            or block_size != self._block_size
+            or num_points > len(self._scratch.marked_s)
+        ):
+            self._reserve(size, block_size, num_points)
+
+    def _reserve(self, size: int, block_size: int, num_points: int) -> None:
+        """Memory for twice as much, so that a growing queue seldom asks again."""
         self._capacity, self._block_size = 2 * size, block_size
-        self._work: Work = make_work(self._capacity, block_size)
-        self._times: Floats = np.zeros((self._capacity, NUM_TIMES))
+        self._scratch = make_scratch(self._capacity, block_size, 2 * num_points)
+
+
+def _check(status: int) -> None:
+    if status != vllm.PLAYED:
+        raise SimulationFailed(
+            "the scheduler never admits the request"
+            if status == vllm.STUCK
+            else f"the request has not ended after {MAX_EVENTS} events"
+        )

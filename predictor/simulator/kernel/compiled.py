@@ -28,6 +28,10 @@ inlined: Callable[[_Function], _Function] = numba.njit(inline="always", **_optio
 seldom: Callable[[_Function], _Function] = numba.njit(**_options)
 """What runs now and then: stays a function of its own, which keeps compilation short."""
 
+generic: Callable[[_Function], _Function] = numba.njit(_nrt=False)
+"""What takes a compiled function as an argument, by which numba's cache would not find it again:
+it is cached with its caller."""
+
 
 def forget_outdated(function: Callable[..., Any], *more_folders: Path) -> None:
     """Remove numba's index of cached kernel code where any source of the kernel is newer.
