@@ -44,11 +44,6 @@ FEWEST_PREFILL_TOKENS = 256
 """Of a prompt that tells how fast a unit computes prompts at its best."""
 PEAK_FADES_TO = 0.99
 """With each such prompt, so that a rate that was too good to be true is lived down."""
-_FROM_NOW = (
-    *("queue_ms", "ttft_ms", "ttft_p50_ms", "ttft_p90_ms"),
-    *("e2e_ms", "e2e_p50_ms", "e2e_p90_ms"),
-)
-"""A prediction's latencies that begin with the request."""
 
 
 class Ledger:
@@ -58,6 +53,7 @@ class Ledger:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._entries: dict[str, InFlight] = {}
+        self._last_sent_s = float("-inf")
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._entries
@@ -68,6 +64,7 @@ class Ledger:
     def sent(self, unit: Unit, entry: InFlight) -> None:
         """Count a request against its unit."""
         self._entries[entry.request_id] = entry
+        self._last_sent_s = max(self._last_sent_s, entry.sent_at_s)
         unit.outstanding.add(entry.request_id)
         unit.last_sent_s = entry.sent_at_s
         unit.num_outstanding_tokens += entry.num_prompt_tokens + entry.expected_output_tokens
@@ -121,18 +118,27 @@ class Ledger:
         unit meanwhile delays it by at least that request's own prefill; this lower bound keeps a
         burst that shares one answer from herding onto one unit.
         """
-        later = [entry for entry in self.on_unit(unit) if entry.sent_at_s >= asked_at_s]
-        delay_ms = (self._clock() - asked_at_s) * 1e3 + sum(
-            max(0.0, entry.prediction.ttft_ms - entry.prediction.queue_ms)
-            for entry in later
-            if entry.prediction is not None
-        )
-        num_tokens = sum(e.num_prompt_tokens + e.expected_output_tokens for e in later)
+        delay_ms, num_later, num_tokens = (self._clock() - asked_at_s) * 1e3, 0, 0.0
+        if self._last_sent_s >= asked_at_s:  # to any unit, which seldom happens so quickly
+            later = [entry for entry in self.on_unit(unit) if entry.sent_at_s >= asked_at_s]
+            delay_ms += sum(
+                max(0.0, entry.prediction.ttft_ms - entry.prediction.queue_ms)
+                for entry in later
+                if entry.prediction is not None
+            )
+            num_later = len(later)
+            num_tokens = sum(e.num_prompt_tokens + e.expected_output_tokens for e in later)
         return msgspec.structs.replace(
             prediction,
-            **{name: getattr(prediction, name) + delay_ms for name in _FROM_NOW},
+            queue_ms=prediction.queue_ms + delay_ms,
+            ttft_ms=prediction.ttft_ms + delay_ms,
+            ttft_p50_ms=prediction.ttft_p50_ms + delay_ms,
+            ttft_p90_ms=prediction.ttft_p90_ms + delay_ms,
+            e2e_ms=prediction.e2e_ms + delay_ms,
+            e2e_p50_ms=prediction.e2e_p50_ms + delay_ms,
+            e2e_p90_ms=prediction.e2e_p90_ms + delay_ms,
             comparable_e2e_ms=(prediction.comparable_e2e_ms or prediction.e2e_ms) + delay_ms,
-            num_waiting=prediction.num_waiting + len(later),
+            num_waiting=prediction.num_waiting + num_later,
             num_unprocessed_tokens=prediction.num_unprocessed_tokens + round(num_tokens),
         )
 

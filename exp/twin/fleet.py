@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from exp.twin.engines import FIRST_TOKEN, EngineEvent, EngineRequest, Engines
-from exp.twin.sidecar import TwinSidecar
+from exp.twin.sidecar import LoadedQuestions, TwinSidecar
 from global_scheduler.pool_metrics import Purpose
 from global_scheduler.predictions import NOTHING_CACHED, Answer
 from global_scheduler.queueing.waiting import Waiting
@@ -148,13 +148,13 @@ class TwinPredictions:
         loop, network_s = asyncio.get_running_loop(), self._fleet.network_s
         asked_at_s = loop.time()
         await asyncio.sleep(network_s)
-        began_s, answers = time.perf_counter(), {}
+        began_s, answers, loaded = time.perf_counter(), {}, LoadedQuestions()
         for unit in units:
             if self._fleet.is_down(unit.name):
                 continue
             question.num_cached_tokens = num_cached_tokens.get(unit.name, 0)
             (prediction,) = self._fleet.sidecars[unit.name].predict(
-                [question], simulate=simulate, cost_to_others=cost_to_others
+                [question], simulate=simulate, cost_to_others=cost_to_others, loaded=loaded
             )
             answers[unit.name] = Answer(prediction, asked_at_s)
         self.took_s += time.perf_counter() - began_s

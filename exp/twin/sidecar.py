@@ -21,13 +21,13 @@ from exp.twin.kernel.beliefs import enlarged, make_beliefs
 from exp.twin.kernel.population import lay_out
 from exp.twin.kernel.sequences import make_population
 from predictor.answers import Circumstances, backlog_prediction_of, prediction_of
-from predictor.backends.base import NO_LATENCIES, Answer
+from predictor.backends.base import NO_LATENCIES
 from predictor.backends.kernel_answers import KernelAnswers, LoadedEngine
 from predictor.calibration import Calibration
 from predictor.questions import to_newcomer
 from predictor.remaining import length_points
 from predictor.simulator.kernel.layout import EngineArrays
-from predictor.simulator.kernel.what_if import load_newcomer
+from predictor.simulator.kernel.what_if import Newcomer, load_newcomer
 from predictor.state.select import STALE_AFTER_S
 from predictor.step_time.table import StepTable
 from wire.prediction import (
@@ -38,6 +38,28 @@ from wire.prediction import (
     PredictRequest,
     SentRequest,
 )
+from wire.snapshot import EngineLimits
+
+
+class LoadedQuestions:
+    """Questions as the kernel reads them: the same for units with the same limits and as much of
+    the prompt in their caches."""
+
+    def __init__(self) -> None:
+        self._newcomers: list[tuple[str, int, EngineLimits, Newcomer]] = []
+
+    def newcomer(self, question: PredictRequest, limits: EngineLimits) -> Newcomer:
+        """What ``question`` asks about; nothing but its cached tokens may change meanwhile."""
+        for request_id, num_cached_tokens, known_limits, newcomer in self._newcomers:
+            if (
+                num_cached_tokens == question.num_cached_tokens
+                and request_id == question.request_id
+                and known_limits == limits
+            ):
+                return newcomer
+        newcomer = load_newcomer(to_newcomer(question, limits))
+        self._newcomers.append((question.request_id, question.num_cached_tokens, limits, newcomer))
+        return newcomer
 
 
 class TwinSidecar:
@@ -128,9 +150,16 @@ class TwinSidecar:
             self._calibration.observe(ended)
 
     def predict(
-        self, questions: Sequence[PredictRequest], *, simulate: bool, cost_to_others: bool
+        self,
+        questions: Sequence[PredictRequest],
+        *,
+        simulate: bool,
+        cost_to_others: bool,
+        loaded: LoadedQuestions | None = None,
     ) -> list[Prediction]:
         """Answer each as if it were asked alone.
+
+        ``loaded`` is for those who put the same questions to many units.
 
         Raises:
             SimulationFailed: the kernel cannot play this engine to an end.
@@ -139,7 +168,16 @@ class TwinSidecar:
         circumstances = self._look()
         answers = [NO_LATENCIES] * len(questions)
         if simulate:
-            answers = [self._ask(question, cost_to_others) for question in questions]
+            known = LoadedQuestions() if loaded is None else loaded
+            answers = [
+                self._answers.answer(
+                    self._loaded,
+                    known.newcomer(question, self._limits),
+                    self._start_s,
+                    cost_to_others=cost_to_others,
+                )
+                for question in questions
+            ]
         name = "fast" if simulate else "none"
         took_ms = (self._timer() - began_s) * 1e3
         predictions = [
@@ -173,12 +211,6 @@ class TwinSidecar:
     def _start_s(self) -> float:
         """Seconds until the batch in flight has ended; a late one ends at once."""
         return max(0.0, self._batch_ends_s - self._engines.now_s)
-
-    def _ask(self, question: PredictRequest, cost_to_others: bool) -> Answer:
-        newcomer = load_newcomer(to_newcomer(question, self._limits))
-        return self._answers.answer(
-            self._loaded, newcomer, self._start_s, cost_to_others=cost_to_others
-        )
 
     def _look(self) -> Circumstances:
         """Lay out what is known now, unless that has been done."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from predictor.calibration.drift import DriftDetector
 from predictor.calibration.figures import LatencyFigures
 from predictor.calibration.regions import REGIONS, Region
-from predictor.calibration.residual import Correction, Sample, fit
+from predictor.calibration.residual import Correction, Sample, fit, median
 
 WINDOW = 256
 """Observations remembered for each region; older ones are forgotten."""
@@ -101,7 +101,7 @@ class LatencyLearner:
         samples = {region: window.samples() for region, window in self._windows.items()}
         together = np.concatenate(list(samples.values()))
         general = fit(together)
-        self.typical_ratio = float(np.median(together[:, -1] / together[:, 0]))
+        self.typical_ratio = median(together[:, -1] / together[:, 0])
         for region, own in samples.items():
             if len(own) < LEAST_IN_REGION:
                 self.corrections[region] = general
