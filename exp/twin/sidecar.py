@@ -26,6 +26,7 @@ from predictor.backends.kernel_answers import KernelAnswers, LoadedEngine
 from predictor.calibration import Calibration
 from predictor.questions import to_newcomer
 from predictor.remaining import length_points
+from predictor.simulator.kernel.compiled import machine_code
 from predictor.simulator.kernel.layout import EngineArrays
 from predictor.simulator.kernel.what_if import Newcomer, load_newcomer
 from predictor.state.select import STALE_AFTER_S
@@ -92,6 +93,7 @@ class TwinSidecar:
         self._loaded: LoadedEngine
         self._circumstances: Circumstances
         self._batch_ends_s = 0.0
+        self._lay_out_quickly: Callable[..., float] | None = None
 
     def sent(self, index: int, request: SentRequest) -> None:
         """The gateway has sent the request of this index, ``sent_age_ms`` before now."""
@@ -228,9 +230,10 @@ class TwinSidecar:
         if most > len(self._population.rows):
             self._population = make_population(fleet.limits[unit], 2 * most)
         population = self._population
-        duration_s = lay_out(
-            fleet, unit, self._beliefs, self._num_beliefs, self._table, now_s, population
-        )
+        known = (fleet, unit, self._beliefs, self._num_beliefs, self._table, now_s, population)
+        if self._lay_out_quickly is None:
+            self._lay_out_quickly = machine_code(lay_out, *known)
+        duration_s = self._lay_out_quickly(*known)
         found = population.figures.tolist()
         size = found[figures.NUM_ROWS]
         arrays = EngineArrays(

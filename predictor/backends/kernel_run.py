@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from predictor.errors import SimulationFailed
 from predictor.simulator.kernel import sarathi, vllm, what_if
+from predictor.simulator.kernel.compiled import machine_code
 from predictor.simulator.kernel.layout import BLOCK_SIZE, EngineArrays, Floats, Ints
 from predictor.simulator.kernel.what_if import Newcomer, make_scratch
 from predictor.step_time.table import StepTable
@@ -39,6 +41,8 @@ class KernelRunner:
         self.rules: Rules = rules
         self._play = {"vllm": vllm.play, "sarathi": sarathi.play}[rules]
         self._ask = {"vllm": what_if.ask_vllm, "sarathi": what_if.ask_sarathi}[rules]
+        self._ask_quickly: Callable[..., int]
+        self._asked_table: StepTable | None = None
         self._found = np.zeros(what_if.NUM_FOUND)
         self._reserve(64, 16, 64)
 
@@ -101,20 +105,14 @@ class KernelRunner:
         """
         num_points = len(newcomer.points)
         self._make_room(len(engine.rows) + 1, int(engine.limits[BLOCK_SIZE]), num_points)
-        status = self._ask(
-            engine,
-            goals,
-            table,
-            start_s,
-            with_costs,
-            newcomer,
-            alone,
-            alone_longest_step_s,
-            MAX_EVENTS,
-            self._scratch,
-            self._found,
+        question = (
+            *(engine, goals, table, start_s, with_costs, newcomer, alone, alone_longest_step_s),
+            *(MAX_EVENTS, self._scratch, self._found),
         )
-        _check(status)
+        if table is not self._asked_table:  # whose arrays alone come from elsewhere
+            self._ask_quickly = machine_code(self._ask, *question)
+            self._asked_table = table
+        _check(self._ask_quickly(*question))
         found: list[float] = self._found.tolist()
         return found
 

@@ -33,6 +33,17 @@ generic: Callable[[_Function], _Function] = numba.njit(_nrt=False)
 it is cached with its caller."""
 
 
+def machine_code(function: Callable[..., Any], *arguments: object) -> Callable[..., Any]:
+    """``function`` for arguments of exactly these types, which are not looked at any more.
+
+    Numba finds out the types of all members of all named tuples anew at every call, which takes
+    longer than a small what-if. Calls with other types than these end in wrong memory.
+    """
+    dispatcher: Any = function
+    code: Callable[..., Any] = dispatcher.compile(tuple(map(numba.typeof, arguments)))
+    return code
+
+
 def forget_outdated(function: Callable[..., Any], *more_folders: Path) -> None:
     """Remove numba's index of cached kernel code where any source of the kernel is newer.
 
