@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from global_scheduler.queueing.waiting import Waiting
 
 Miss = Literal["best_effort", "wait", "shed"]
@@ -36,8 +38,7 @@ class AdmissionRules:
     headroom: Headroom = "policy"
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """The verdict, and the units to choose among if it is ``send``; none named: any."""
 
     verdict: Verdict

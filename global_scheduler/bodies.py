@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -55,8 +54,7 @@ MOST_CONTEXT_CHARACTERS = 16_000
 """No length estimator reads beyond so many characters of context."""
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """What a prompt tells about the length of its answer (see ``wire.length.LengthQuestion``)."""
 
     text: str
@@ -66,8 +64,7 @@ class Said:
     """The user's first message, which all requests of a conversation share."""
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
+class GenerationRequest(msgspec.Struct, frozen=True):
     """A parsed completion or chat completion request."""
 
     model: str | None

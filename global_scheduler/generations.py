@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.carrying import Carry, Errand
@@ -35,8 +37,7 @@ from wire.length import LengthEstimate
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """A request under way."""
 
     request: GenerationRequest

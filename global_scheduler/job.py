@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from global_scheduler.prefixes import Prefix
 from global_scheduler.queueing.waiting import Waiting
@@ -14,8 +14,7 @@ TOLD_LEVELS = ("0.1", "0.25", "0.5", "0.7", "0.8", "0.9", "0.95")
 every question carries those of all requests in flight."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """A generation request, ready to be routed."""
 
     request_id: str

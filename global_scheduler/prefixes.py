@@ -13,7 +13,8 @@ import hashlib
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from global_scheduler.bodies import GenerationRequest
 
@@ -32,8 +33,7 @@ MOST_CAPACITY_BLOCKS = 65_536
 """Bounds of what is kept for a unit, in fine blocks: about 80 bytes each, 5 MB at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+class Prefix(msgspec.Struct, frozen=True):
     """A prompt as the index sees it."""
 
     hashes: tuple[int, ...]

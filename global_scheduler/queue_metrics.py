@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -55,6 +56,9 @@ class QueueMetrics:
             ["class"],
             registry=registry,
         )
+        # Looking a label set up costs more than counting.
+        self._wait_s_of = functools.cache(self._wait_s.labels)
+        self._good_of = functools.cache(self._good.labels)
         self._departed_s: float | None = None
         self._gap_s = 0.0
 
@@ -69,7 +73,7 @@ class QueueMetrics:
 
     def placed(self, ticket: Ticket, now_s: float) -> None:
         """A request has left its queue for a unit."""
-        self._wait_s.labels(ticket.request_class).observe(now_s - ticket.waiting.arrived_s)
+        self._wait_s_of(ticket.request_class).observe(now_s - ticket.waiting.arrived_s)
         if self._departed_s is not None:
             self._gap_s += WEIGHT * (now_s - self._departed_s - self._gap_s)
         self._departed_s = now_s
@@ -105,5 +109,5 @@ class QueueMetrics:
             is_good &= is_met
             self._goals.labels(name, request_class, "met" if is_met else "missed").inc()
         if is_good:
-            self._good.labels(request_class).inc()
+            self._good_of(request_class).inc()
         return is_good

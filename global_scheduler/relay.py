@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from global_scheduler.engine_http import BrokenOff, RawHeaders, Response
 from global_scheduler.errors import UpstreamFailed
@@ -18,8 +19,7 @@ LARGEST_WHOLE_ANSWER_BYTES = 64 << 20
 """An unstreamed answer is held in memory; no engine's is nearly as large."""
 
 
-@dataclass(frozen=True, slots=True)
-class Relayed:
+class Relayed(msgspec.Struct, frozen=True):
     """What an answer showed. ``counts`` is None for answers that are no complete generations."""
 
     status: int

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 
@@ -19,8 +17,7 @@ class _WithUsage(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_WithUsage)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(msgspec.Struct, frozen=True):
     """What an answer cost. ``num_prompt_tokens`` is None where the engine did not say."""
 
     num_prompt_tokens: int | None

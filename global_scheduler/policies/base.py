@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from wire.prediction import Prediction
 
 Needs = Literal["nothing", "state", "simulation", "costs"]
@@ -16,8 +18,7 @@ FIRST_PREFILL_TOKENS_PER_S = 5_000.0
 """Taken for a unit's prefill rate until it has been seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class RoutedRequest:
+class RoutedRequest(msgspec.Struct, frozen=True):
     """What a policy may know of a request."""
 
     request_id: str
@@ -31,8 +32,7 @@ class RoutedRequest:
     """What the prompt begins with, or a digest of it: the same in every turn of a conversation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One eligible unit at the moment of the decision."""
 
     unit: str

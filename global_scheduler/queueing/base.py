@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import msgspec
 
 from global_scheduler.queueing.waiting import Waiting
 
@@ -19,15 +21,14 @@ class Rates:
     seconds_per_output_token: float = 0.03
 
 
-@dataclass(frozen=True, slots=True)
-class QueueView:
+class QueueView(msgspec.Struct, frozen=True):
     """What an order may know beside the request itself."""
 
     now_s: float
     load: float = 0.0
     """Requests in flight over what the units' limits allow, 0 to 1."""
-    rates: Rates = field(default_factory=Rates)
-    last_served: Mapping[str, int] = field(default_factory=dict)
+    rates: Rates = Rates()
+    last_served: Mapping[str, int] = {}
     """The turn in which each user's last request left the queue; absent: none has."""
 
 

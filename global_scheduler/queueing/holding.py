@@ -8,7 +8,9 @@ room than there is. What comes of one is told by ``placed`` or ``came_back``.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from global_scheduler.queueing.base import Order, QueueView
 from global_scheduler.queueing.class_queue import ClassQueue, Place
@@ -22,8 +24,7 @@ class QueueFull(Exception):
     """A request cannot wait; the message names the limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """One healthy unit that does not drain."""
 
     unit: str
@@ -42,8 +43,7 @@ class Room:
         return max(0, self.limit - self.active)
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """A request that may now choose among units."""
 
     waiting: Waiting
@@ -135,6 +135,7 @@ class Holding:
             request_class: [room for room in with_room if room.pool in (None, request_class)]
             for request_class in CLASSES
         }
+        view = replace(view, last_served=self._last_served)
         granted = self._leave(own, view, is_stolen=False)
         if not len(self):
             return granted
@@ -241,7 +242,6 @@ class Holding:
     ) -> Ticket | None:
         """One ticket: for an overdue request of any queue, else for the first class's next one."""
         doors = self._open_doors(rooms, view.now_s)
-        view = replace(view, last_served=self._last_served)
         found = [
             (place, key)
             for key, its_doors in doors.items()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 RequestClass = Literal["short", "long"]
 CLASSES: tuple[RequestClass, ...] = ("short", "long")
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     """One request. Times are on the scheduler's clock."""
 
     request_id: str

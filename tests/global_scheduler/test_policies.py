@@ -2,12 +2,12 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from math import inf
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from global_scheduler.policies import POLICIES
 from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
