@@ -28,7 +28,8 @@ class CandidateView(msgspec.Struct, kw_only=True):
 
 
 class Decision(msgspec.Struct, kw_only=True):
-    """One routed request. Observed fields stay None until the request has ended."""
+    """One routed request. Observed fields stay None until the request has ended; ``explanations``
+    fills ``reason`` and ``candidates`` in when the engine has the request."""
 
     request_id: str
     time: float
@@ -41,7 +42,7 @@ class Decision(msgspec.Struct, kw_only=True):
     unit: str
     reason: str = ""
     """In words."""
-    candidates: list[CandidateView]
+    candidates: list[CandidateView] = []
     waited_ms: float = 0.0
     """From the request's arrival until units were asked; predicted latencies count it."""
     request_class: RequestClass = "short"

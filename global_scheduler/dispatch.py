@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from global_scheduler.admission import Admission, AdmissionRules, Forecast, admit
 from global_scheduler.decisions import SHOWN_LEVELS, Decision, DecisionLog
 from global_scheduler.errors import NotFound, NoUnitAvailable, TooManyRequests
-from global_scheduler.explanations import reason_of, view_of
+from global_scheduler.explanations import explain, view_of
 from global_scheduler.job import Job
 from global_scheduler.ledger import InFlight, Ledger
 from global_scheduler.metrics import GatewayMetrics
@@ -248,10 +250,8 @@ class Dispatcher:
         started_s: float,
     ) -> Decision:
         duration_s, quantiles = self._clock() - started_s, job.length.quantiles
-        self._metrics.decided(policy, choice.fallback, duration_s)
         waited_ms = (started_s - job.arrived_s) * 1e3
-        views = [view_of(candidate, waited_ms) for candidate in candidates]
-        chosen = next(view for view in views if view.unit == choice.unit)
+        chosen = next(view_of(c, waited_ms) for c in candidates if c.unit == choice.unit)
         decision = Decision(
             request_id=job.request_id,
             time=self._wall_clock(),
@@ -260,11 +260,9 @@ class Dispatcher:
             fallback=choice.fallback,
             is_exploration=choice.is_exploration,
             unit=choice.unit,
-            candidates=views,
             waited_ms=waited_ms,
             request_class=ticket.request_class,
             is_stolen=ticket.is_stolen,
-            reason=reason_of(policy, choice, candidates, admission, ticket),
             num_prompt_tokens=job.num_prompt_tokens,
             expected_output_tokens=job.length.mean_tokens,
             output_token_quantiles={k: v for k in SHOWN_LEVELS if (v := quantiles.get(k))},
@@ -273,8 +271,15 @@ class Dispatcher:
             predicted_ttft_ms=chosen.predicted_ttft_ms,
             predicted_e2e_ms=chosen.predicted_e2e_ms,
         )
-        self._log.add(decision)
+        # What people may ask for later is put together when the engine has the request.
+        explained = partial(explain, decision, choice, candidates, admission, ticket)
+        asyncio.get_running_loop().call_soon(self._put_down, decision, explained)
         return decision
+
+    def _put_down(self, decision: Decision, explained: Callable[[], None]) -> None:
+        explained()
+        self._log.add(decision)
+        self._metrics.decided(decision.policy, decision.fallback, decision.decision_ms / 1e3)
 
 
 def _num_cached_tokens(unit: Unit, job: Job) -> int:

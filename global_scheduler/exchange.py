@@ -82,7 +82,7 @@ class Interruptible:
 
 
 class Exchange(Interruptible):
-    """A request from a client and the answer to it."""
+    """A request from a client and the answer to it; made by the task that serves it."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         self.scope = scope
@@ -94,6 +94,7 @@ class Exchange(Interruptible):
         self.standing_headers: RawHeaders = []
         """What the answer carries, whatever it will be."""
         self._is_event_stream = False
+        self._task = asyncio.current_task()
         self._receive = receive
         self._send = send
         self._headers: dict[bytes, bytes] | None = None
@@ -119,10 +120,7 @@ class Exchange(Interruptible):
             RequestTimeout: it did not arrive in time.
             ClientGone: the client left while it sent.
         """
-        late = RequestTimeout("the body did not arrive in time")
-        timer = asyncio.get_running_loop().call_later(
-            BODY_TIMEOUT_S, self.interrupt, asyncio.current_task(), late
-        )
+        timer = asyncio.get_running_loop().call_later(BODY_TIMEOUT_S, self._body_is_late)
         try:
             body = await self._read_body(limit_bytes)
             await self.settle()
@@ -132,6 +130,9 @@ class Exchange(Interruptible):
             raise
         finally:
             timer.cancel()
+
+    def _body_is_late(self) -> None:
+        self.interrupt(self._task, RequestTimeout("the body did not arrive in time"))
 
     async def _read_body(self, limit_bytes: int) -> bytes:
         chunks: list[bytes] = []
@@ -160,7 +161,7 @@ class Exchange(Interruptible):
         Raises:
             ClientGone: it did so before the answer was complete.
         """
-        watcher = asyncio.ensure_future(self._watch(asyncio.current_task()))
+        watcher = asyncio.create_task(self._watch())
         try:
             yield
             await self.settle()
@@ -170,11 +171,11 @@ class Exchange(Interruptible):
         finally:
             watcher.cancel()
 
-    async def _watch(self, task: asyncio.Task[None] | None) -> None:
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         if not self.complete:
-            self.interrupt(task, ClientGone())
+            self.interrupt(self._task, ClientGone())
 
     async def start(self, status: int, headers: RawHeaders) -> None:
         """Send the response's head."""

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from global_scheduler.admission import Admission
-from global_scheduler.decisions import CandidateView
+from global_scheduler.decisions import CandidateView, Decision
 from global_scheduler.policies.base import Candidate, Choice
 from global_scheduler.queueing.holding import Ticket
+
+
+def explain(
+    decision: Decision,
+    choice: Choice,
+    candidates: Sequence[Candidate],
+    admission: Admission,
+    ticket: Ticket,
+) -> None:
+    """Put into the log's entry what the decision saw, and why it came out so."""
+    decision.candidates = [view_of(candidate, decision.waited_ms) for candidate in candidates]
+    decision.reason = reason_of(decision.policy, choice, candidates, admission, ticket)
 
 
 def reason_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -56,6 +57,9 @@ class LengthMetrics:
             buckets=ERROR_BUCKETS_TOKENS,
             registry=registry,
         )
+        # Looking a label set up costs more than counting.
+        self._estimates_of = functools.cache(self._estimates.labels)
+        self._error_tokens_of = functools.cache(self._error_tokens.labels)
         self._interval = Counter(
             "astrolabe_length_interval",
             "Answers by where their length lay: below, within or above the interval that should "
@@ -66,7 +70,7 @@ class LengthMetrics:
 
     def estimated(self, source: str) -> None:
         """A request has got its estimate."""
-        self._estimates.labels(source).inc()
+        self._estimates_of(source).inc()
 
     def asked_model(self, duration_s: float) -> None:
         """The model has given an estimate or none."""
@@ -75,7 +79,7 @@ class LengthMetrics:
     def observed(self, model: str, estimate: LengthEstimate, num_output_tokens: int) -> None:
         """Compare an estimate with the answer."""
         error_tokens = abs(typical_tokens(estimate) - num_output_tokens)
-        self._error_tokens.labels(model, estimate.source).observe(error_tokens)
+        self._error_tokens_of(model, estimate.source).observe(error_tokens)
         low, high = estimate.quantiles.get(LOW), estimate.quantiles.get(HIGH)
         if low is not None and high is not None:
             below, above = num_output_tokens < low, num_output_tokens > high

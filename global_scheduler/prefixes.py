@@ -92,11 +92,11 @@ class HeldPrefixes:
         sizes, num_fine = self._sizes, FINE_UP_TO // FINE_BLOCK
         for index in range(len(prefix.hashes) - 1, -1, -1):
             block = prefix.hashes[index]
-            size = sizes.pop(block, 0)
-            if not size:
-                size = 1 if index < num_fine else COARSE_BLOCK // FINE_BLOCK
+            if block in sizes:
+                sizes.move_to_end(block)
+            else:
+                sizes[block] = size = 1 if index < num_fine else COARSE_BLOCK // FINE_BLOCK
                 self._num_fine_blocks += size
-            sizes[block] = size
         self._evict()
 
     def resize(self, num_blocks: int) -> None:

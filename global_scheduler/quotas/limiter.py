@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from global_scheduler.errors import QuotasUnknown, TooManyRequests
@@ -97,10 +97,9 @@ class Limiter:
         await self._calls.close()
         await self.store.close()
 
-    @asynccontextmanager
-    async def reserved(
+    def reserved(
         self, caller: Caller, num_prompt_tokens: int, num_output_tokens: int
-    ) -> AsyncIterator[Reservation]:
+    ) -> AbstractAsyncContextManager[Reservation]:
         """Run the block with the request counted. Its answer gets ``x-ratelimit-*`` headers.
 
         Raises:
@@ -108,12 +107,17 @@ class Limiter:
             QuotasUnknown: the store does not answer, and requests wait for it to.
         """
         reservation = Reservation(num_prompt_tokens, num_prompt_tokens + num_output_tokens)
-        key, quota, slot = "", None, None
-        if self.quotas:
-            key = key_id(caller.header(b"authorization"))
-            quota = self.quotas.of(key)
-        if quota is not None:
-            slot = await self._admit(caller, key, quota, reservation.num_expected_tokens)
+        key = key_id(caller.header(b"authorization")) if self.quotas else ""
+        quota = self.quotas.of(key)
+        if quota is None:
+            return nullcontext(reservation)
+        return self._counted(caller, key, quota, reservation)
+
+    @asynccontextmanager
+    async def _counted(
+        self, caller: Caller, key: str, quota: Quota, reservation: Reservation
+    ) -> AsyncIterator[Reservation]:
+        slot = await self._admit(caller, key, quota, reservation.num_expected_tokens)
         try:
             yield reservation
         finally:
