@@ -13,8 +13,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.base import QueueView

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from statistics import fmean
 
 import anyio
+from msgspec.structs import replace
 
 from global_scheduler.backlogs import Backlogs
 from global_scheduler.late_binding import LateBinding

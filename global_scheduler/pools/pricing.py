@@ -7,7 +7,9 @@ share is a question to one unit's sidecar, and ``price`` adds the answers up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from global_scheduler.pools.base import PooledUnit, SplitPrice
 from global_scheduler.queueing.waiting import CLASSES, RequestClass, Waiting

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.holding import Holding, QueueFull, Room, Ticket
