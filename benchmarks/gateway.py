@@ -6,6 +6,9 @@ alone, the top-level figures) and ``min_new_request_latency`` with instant sidec
 ``predictive`` with one prompt again and again, whose length estimate is remembered, under
 ``predictive_new_prompts`` with prompts that are all different.
 
+``gateway_rps`` is the gateway's own only where nothing else takes its core: ``cores`` tells how
+much of it it had. ``cpu_ms``, what a request has cost it, is less disturbed by others (Linux).
+
 ``--other NAME=COMMAND`` measures another router in the same rounds, on its core; ``{url}``
 in the command is the engine's URL, ``{port}`` where it shall listen. For instance:
 
@@ -81,17 +84,23 @@ async def _load(
 
 
 async def _round(
-    ports: dict[str, int], new_bodies: tuple[NewPrompts, NewPrompts], duration_s: float
+    servers: dict[str, tuple[int, Child]],
+    new_bodies: tuple[NewPrompts, NewPrompts],
+    duration_s: float,
 ) -> dict[str, dict[str, float]]:
     figures: dict[str, dict[str, float]] = {}
-    for name, port in ports.items():
+    for name, (port, server) in servers.items():
         body, stream_body = new_bodies if name == NEW_PROMPTS else (BODY, STREAM_BODY)
+        before_s = server.cpu_s()
         whole = await _load(port, body, NUM_CONNECTIONS, duration_s)
+        cpu_s = server.cpu_s() - before_s
         alone = await _load(port, body, 1, duration_s)
         stream = await _load(port, stream_body, NUM_CONNECTIONS, duration_s)
         stream_alone = await _load(port, stream_body, 1, duration_s)
         figures[name] = {
             "rps": whole.num_requests / whole.duration_s,
+            "cpu_ms": cpu_s / whole.num_requests * 1e3,
+            "cores": cpu_s / whole.duration_s,
             "ms_p50_c1": statistics.median(alone.latencies_s) * 1e3,
             "chunks_per_s": stream.num_chunks / stream.duration_s,
             "ttft_ms_p50_c1": statistics.median(stream_alone.first_byte_s) * 1e3,
@@ -108,6 +117,8 @@ def _against(direct: dict[str, float], through: dict[str, float], rss_mb: float)
     return {
         "direct_rps": round(direct["rps"]),
         "gateway_rps": round(through["rps"]),
+        "cpu_ms": round(through["cpu_ms"], 3),
+        "cores": round(through["cores"], 2),
         "added_ms_p50_c1": round(through["ms_p50_c1"] - direct["ms_p50_c1"], 3),
         "added_ttft_ms_p50_c1": round(through["ttft_ms_p50_c1"] - direct["ttft_ms_p50_c1"], 3),
         "direct_chunks_per_s": round(direct["chunks_per_s"]),
@@ -157,15 +168,14 @@ async def measure(
             gateways[name] = (port, child)
             pin(child.pid, 1)
             await _answers(port)
-        ports = {"direct": engine_port} | {name: port for name, (port, _) in gateways.items()}
-        ports[NEW_PROMPTS] = ports[PREDICTIVE]
+        gateways[NEW_PROMPTS] = gateways[PREDICTIVE]
+        servers = {"direct": (engine_port, engine), **gateways}
         new_bodies = NewPrompts(BODY), NewPrompts(STREAM_BODY)
         rounds = []
         for index in range(num_rounds):
-            rounds.append(await _round(ports, new_bodies, duration_s))
+            rounds.append(await _round(servers, new_bodies, duration_s))
             print(f"round {index + 1}/{num_rounds}: {rounds[-1]}", file=sys.stderr)
         direct = _medians(rounds, "direct")
-        gateways[NEW_PROMPTS] = gateways[PREDICTIVE]
         results = {
             name: _against(direct, _medians(rounds, name), child.rss_mb())
             for name, (_, child) in gateways.items()

@@ -35,6 +35,15 @@ def rss_mb(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
+def cpu_s(pid: int) -> float:
+    """User and system time that a process has taken (Linux; 0 elsewhere)."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not stat.exists():
+        return 0.0
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> list[int]:
     """The processes that a process has started (Linux; none elsewhere)."""
     files = Path(f"/proc/{pid}/task").glob("*/children")
@@ -73,6 +82,10 @@ class Child:
     def rss_mb(self) -> float:
         """Resident memory with that of its own children in MB (Linux; 0 elsewhere)."""
         return rss_mb(self.pid) + sum(map(rss_mb, children(self.pid)))
+
+    def cpu_s(self) -> float:
+        """CPU time so far with that of its own children (Linux; 0 elsewhere)."""
+        return cpu_s(self.pid) + sum(map(cpu_s, children(self.pid)))
 
     def kill(self) -> None:
         """End it at once, as a crash would."""

@@ -32,6 +32,8 @@ def test_the_gateway_benchmark_prints_its_figures() -> None:
     assert figures["added_ms_p50_c1"] > 0
     assert figures["chunks_per_s"] > 0
     assert figures["rss_mb"] > 0
+    assert 0 < figures["cores"] < 1.1
+    assert figures["cpu_ms"] > 0
 
 
 def test_the_benchmark_of_streams_prints_its_figures() -> None:
