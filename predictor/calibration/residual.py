@@ -130,7 +130,7 @@ def median(values: NDArray[np.float64]) -> float:
     return float(ordered[half] + ordered[~half]) / 2
 
 
-def _quantile(values: NDArray[np.float64], probability: float) -> float:
+def quantile(values: NDArray[np.float64], probability: float) -> float:
     """As numpy's; see ``median``."""
     ordered, place = np.sort(values), probability * (len(values) - 1)
     below = min(int(place), len(values) - 2)
@@ -150,4 +150,4 @@ def _spread(errors: NDArray[np.float64]) -> float:
 def _ratio(errors: NDArray[np.float64], probability: float) -> float:
     # One more than half (nine tenths) of the samples: the next one is the n+1st.
     rank = min(1.0, probability * (len(errors) + 1) / len(errors))
-    return bounded_factor(math.exp(min(_quantile(errors, rank), 700.0)))
+    return bounded_factor(math.exp(min(quantile(errors, rank), 700.0)))
