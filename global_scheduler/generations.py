@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
 
+from global_scheduler.attempts import Attempts
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.carrying import Carry, Errand
 from global_scheduler.decisions import Decision
-from global_scheduler.dispatch import Dispatcher, Postponed
+from global_scheduler.dispatch import Dispatcher
 from global_scheduler.engine_http import RawHeaders
-from global_scheduler.errors import BadRequest, TooManyRequests, UpstreamFailed
+from global_scheduler.errors import BadRequest, UpstreamFailed
 from global_scheduler.exchange import CLIENT_CLOSED_REQUEST, Caller
 from global_scheduler.importance import importance_of, session_of
 from global_scheduler.job import Job
@@ -26,6 +28,7 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.prefixes import prefix_of
 from global_scheduler.prompt_tokens import PromptTokenCounter
+from global_scheduler.queueing.holding import Ticket
 from global_scheduler.quotas.keys import key_id
 from global_scheduler.quotas.limiter import Limiter, Reservation
 from global_scheduler.relay import Relayed
@@ -64,6 +67,7 @@ class Generations:
         clock: Callable[[], float],
         max_attempts: int,
     ) -> None:
+        self._attempts = Attempts(units, late_binding, dispatcher, max_attempts)
         self._units = units
         self._ledger = ledger
         self._late_binding = late_binding
@@ -74,7 +78,6 @@ class Generations:
         self._observations = observations
         self._limiter = limiter
         self._clock = clock
-        self._max_attempts = max_attempts
 
     async def serve(self, caller: Caller, request: GenerationRequest, carry: Carry) -> None:
         """Answer one request.
@@ -91,7 +94,8 @@ class Generations:
             caller.until_client_leaves(),
         ):
             job = self._with_own_id(caller, job)
-            await self._attempt_units(Generation(request, job, carry, reserved))
+            generation = Generation(request, job, carry, reserved)
+            await self._attempts.until_answered(job, partial(self._attempt, generation))
 
     async def _job(self, caller: Caller, request: GenerationRequest, arrived_s: float) -> Job:
         model = request.model or self._only_model()
@@ -134,66 +138,32 @@ class Generations:
             raise BadRequest("you must provide a model", param="model")
         return next(iter(models))
 
-    async def _attempt_units(self, generation: Generation) -> None:
-        """Wait for a unit and try it, until one has answered or none is left."""
-        job = generation.job
-        self._dispatcher.check_model(job.model)
-        self._late_binding.enter(job.waiting())
-        try:
-            tried = set[str]()
-            while not await self._attempt(generation, tried):
-                pass
-        finally:
-            self._late_binding.leave(job.request_id)
-
-    async def _attempt(self, generation: Generation, tried: set[str]) -> bool:
-        """Whether the request is answered; if not, it waits again and units that failed are noted.
-
-        No await may stand between a request's return to its queue and its wait for a ticket.
-        """
-        job = generation.job
-        ticket = await self._late_binding.ticket(job.request_id)
-        try:
-            chosen = await self._dispatcher.dispatch(job, ticket, self._late_binding.limit_of)
-        except TooManyRequests as refusal:
-            self._late_binding.refused(ticket, refusal.reason)
-            raise
-        if isinstance(chosen, Postponed):
-            if chosen.is_crowded:
-                self._late_binding.hold_back(ticket)
-            else:
-                self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
-            return False
-        unit, decision = chosen
-        self._late_binding.placed(ticket)
+    async def _attempt(
+        self,
+        generation: Generation,
+        unit: Unit,
+        decision: Decision,
+        ticket: Ticket,
+        may_retry: bool,
+    ) -> None:
         generation.reservation.sent()
-        tried.add(unit.name)
-        may_retry = len(tried) < self._max_attempts and any(
-            other.name not in tried for other in self._units.eligible(job.model)
-        )
         sent_s = self._clock()
         try:
             relayed = await self._try_unit(generation, unit, decision, may_retry)
         except UnitFailed as failure:
             generation.reservation.failed()
             decision.status = UpstreamFailed.status
-            note_failure(unit, failure, job.request_id, self._metrics)
-            if not may_retry:
-                raise UpstreamFailed(
-                    f"unit {unit.name} failed: {failure}", code="unit_failed"
-                ) from failure
-            self._late_binding.enter_again(ticket, tried=unit.name)
-            return False
+            note_failure(unit, failure, generation.job.request_id, self._metrics)
+            raise
         generation.reservation.answered(relayed)
         self._observations.note(
             generation.request,
-            job,
+            generation.job,
             decision,
             relayed,
             sent_s=sent_s,
             ended_s=self._clock(),
         )
-        return True
 
     async def _try_unit(
         self, generation: Generation, unit: Unit, decision: Decision, may_retry: bool

@@ -132,8 +132,8 @@ class TwinPredictions:
 
     def __init__(self, fleet: TwinFleet) -> None:
         self._fleet = fleet
-        self.took_s = 0.0
-        """Of this machine's time, in what-ifs."""
+        self.took_s: dict[str, float] = {}
+        """Of this machine's time, in a request's last what-ifs."""
 
     async def ask(
         self,
@@ -157,7 +157,7 @@ class TwinPredictions:
                 [question], simulate=simulate, cost_to_others=cost_to_others, loaded=loaded
             )
             answers[unit.name] = Answer(prediction, asked_at_s)
-        self.took_s += time.perf_counter() - began_s
+        self.took_s[question.request_id] = time.perf_counter() - began_s
         await asyncio.sleep(network_s)
         return answers
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from exp.study.case import Case
@@ -20,14 +21,16 @@ from exp.twin.provisioning import TwinHealth, provisioning
 from exp.twin.requests import empty_record, engine_request, is_good, job_of
 from exp.twin.units import UnitSpec
 from exp.workloads.request import BLOCK_TOKENS, WorkloadRequest
+from global_scheduler.attempts import Attempts
 from global_scheduler.decisions import Decision, DecisionLog
-from global_scheduler.dispatch import Dispatcher, Postponed
-from global_scheduler.errors import GatewayError, TooManyRequests
+from global_scheduler.dispatch import Dispatcher
+from global_scheduler.errors import GatewayError, TooManyRequests, UpstreamFailed
 from global_scheduler.job import Job
 from global_scheduler.ledger import Ledger, sent_request
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.pool_parts import pool_parts
 from global_scheduler.queue_metrics import QueueMetrics
+from global_scheduler.queueing.holding import Ticket
 from global_scheduler.scheduling_parts import late_binding_of, routing_of
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry
@@ -47,7 +50,7 @@ class TwinGateway:
         beliefs: Beliefs,
     ) -> None:
         clock = asyncio.get_running_loop().time
-        self._case, self._settings, self._fleet, self._beliefs = case, settings, fleet, beliefs
+        self._case, self._fleet, self._beliefs = case, fleet, beliefs
         self._clock = clock
         self._model = specs[0].model.model_name
         self._max_model_len = specs[0].limits.max_model_len
@@ -69,6 +72,9 @@ class TwinGateway:
             clock=clock,
             wall_clock=clock,
             rng=random.Random(case.seed),
+        )
+        self._attempts = Attempts(
+            self._units, self._late_binding, self._dispatcher, settings.max_attempts
         )
         self._underway: dict[int, Underway] = {}
         by_name = {spec.name: spec for spec in specs}
@@ -131,56 +137,36 @@ class TwinGateway:
         length = self._beliefs.estimate(self._model, request)
         job = job_of(request, self._model, self._clock(), length, goals)
         record = empty_record(request, job)
+        attempt = partial(self._attempt, index, request, job, record)
         try:
-            self._dispatcher.check_model(job.model)
-            self._late_binding.enter(job.waiting())
-            try:
-                tried = set[str]()
-                while not await self._attempt(index, request, job, record, tried):
-                    pass
-            finally:
-                self._late_binding.leave(job.request_id)
+            await self._attempts.until_answered(job, attempt)
         except TooManyRequests:
             record.outcome = "rejected"
-        except (GatewayError, UnitFailed):
+        except GatewayError:
             record.outcome = "failed"
         return record
 
     async def _attempt(
-        self, index: int, request: WorkloadRequest, job: Job, record: RequestRecord, tried: set[str]
-    ) -> bool:
-        """As in ``global_scheduler.generations``: whether the request is answered."""
-        ticket = await self._late_binding.ticket(job.request_id)
-        took_s = self._predictions.took_s
-        try:
-            chosen = await self._dispatcher.dispatch(job, ticket, self._late_binding.limit_of)
-        except TooManyRequests as refusal:
-            self._late_binding.refused(ticket, refusal.reason)
-            raise
-        if isinstance(chosen, Postponed):
-            if chosen.is_crowded:
-                self._late_binding.hold_back(ticket)
-            else:
-                self._late_binding.enter_again(ticket, not_before_s=chosen.not_before_s)
-            return False
-        unit, decision = chosen
-        record.decision_ms = (self._predictions.took_s - took_s) * 1e3
+        self,
+        index: int,
+        request: WorkloadRequest,
+        job: Job,
+        record: RequestRecord,
+        unit: Unit,
+        decision: Decision,
+        ticket: Ticket,
+        may_retry: bool,
+    ) -> None:
+        record.decision_ms = self._predictions.took_s.pop(job.request_id, 0.0) * 1e3
         record.is_stolen = ticket.is_stolen
-        self._late_binding.placed(ticket)
-        tried.add(unit.name)
-        may_retry = len(tried) < self._settings.max_attempts and any(
-            other.name not in tried for other in self._units.eligible(job.model)
-        )
         try:
             await self._try_unit(index, request, unit, job, record, decision)
         except UnitFailed as failure:
             if failure.refused:
                 unit.refused(str(failure))
-            if not may_retry or record.ttft_ms is not None:
-                raise
-            self._late_binding.enter_again(ticket, tried=unit.name)
-            return False
-        return True
+            if record.ttft_ms is not None:
+                raise UpstreamFailed("the answer broke off") from failure
+            raise
 
     async def _try_unit(
         self,

@@ -146,7 +146,7 @@ async def test_a_hung_sidecar_is_left_alone_for_a_while_and_taken_up_again() -> 
         for _ in range(3):
             await running.complete()
         await running.complete()
-        assert (await running.decisions())[-1]["decision_ms"] < 40
+        assert len(engine.questions) == 3
         engine.answer_questions, engine.predict = None, lambda batch: 77.0
 
         async def is_back() -> bool:
