@@ -11,7 +11,7 @@ from predictor.errors import SimulationFailed
 from predictor.simulator.kernel import sarathi, vllm, what_if
 from predictor.simulator.kernel.compiled import machine_code
 from predictor.simulator.kernel.layout import BLOCK_SIZE, EngineArrays, Floats, Ints
-from predictor.simulator.kernel.what_if import Newcomer, make_scratch
+from predictor.simulator.kernel.what_if import Newcomer, Question, make_scratch
 from predictor.step_time.table import StepTable
 
 Rules = Literal["vllm", "sarathi"]
@@ -105,14 +105,23 @@ class KernelRunner:
         """
         num_points = len(newcomer.points)
         self._make_room(len(engine.rows) + 1, int(engine.limits[BLOCK_SIZE]), num_points)
-        question = (
-            *(engine, goals, table, start_s, with_costs, newcomer, alone, alone_longest_step_s),
-            *(MAX_EVENTS, self._scratch, self._found),
+        question = Question(
+            engine,
+            goals,
+            table,
+            start_s,
+            with_costs,
+            newcomer,
+            alone,
+            alone_longest_step_s,
+            MAX_EVENTS,
+            self._scratch,
+            self._found,
         )
         if table is not self._asked_table:  # whose arrays alone come from elsewhere
-            self._ask_quickly = machine_code(self._ask, *question)
+            self._ask_quickly = machine_code(self._ask, question)
             self._asked_table = table
-        _check(self._ask_quickly(*question))
+        _check(self._ask_quickly(question))
         found: list[float] = self._found.tolist()
         return found
 

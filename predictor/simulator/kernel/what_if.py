@@ -95,27 +95,38 @@ def load_newcomer(sequence: SimulatedSequence) -> Newcomer:
     )
 
 
-@generic
-def _ask(
-    play: Any,
-    engine: EngineArrays,
-    goals: Floats,
-    table: StepTable,
-    start_s: float,
-    with_costs: bool,
-    newcomer: Newcomer,
-    alone: Floats,
-    alone_longest_step_s: float,
-    max_events: int,
-    scratch: Scratch,
-    found: Floats,
-) -> int:
-    """What a newcomer would meet, and if wanted what it costs, by the rules of ``play``.
+class Question(NamedTuple):
+    """What a newcomer would meet and, ``with_costs``, what it costs the others."""
 
-    ``alone`` gets the times without it unless they are known, that is unless
-    ``alone_longest_step_s`` is not NEVER. Returns the first status that is not PLAYED.
-    """
-    limits, rows, num_running, num_free_blocks = engine
+    engine: EngineArrays
+    goals: Floats
+    table: StepTable
+    start_s: float
+    """Until the batches in flight have ended."""
+    with_costs: bool
+    newcomer: Newcomer
+    alone: Floats
+    """Gets the times without the newcomer, or has them already:"""
+    alone_longest_step_s: float
+    """then this is not NEVER."""
+    max_events: int
+    scratch: Scratch
+    found: Floats
+    """Gets the answer."""
+
+
+@generic
+def _ask(play: Any, question: Question) -> int:
+    """Answer by the rules of ``play``; returns the first status that is not PLAYED."""
+    newcomer, table, scratch, found = (
+        question.newcomer,
+        question.table,
+        question.scratch,
+        question.found,
+    )
+    with_costs, alone, max_events = question.with_costs, question.alone, question.max_events
+    alone_longest_step_s = question.alone_longest_step_s
+    limits, rows, num_running, num_free_blocks = question.engine
     work, longest_s, size = scratch.work, scratch.longest_step_s, rows.shape[0]
     times, marked_s = scratch.times[: size + 1], scratch.marked_s
     expected, no_marks = newcomer.rows[:1], newcomer.marks[:0]
@@ -138,32 +149,24 @@ def _ask(
             found[ADDED_DELAY_OTHERS_S] = delay_s
             found[MAX_ADDED_DELAY_S] = most_s
             found[ADDED_GAP_S] = max(0.0, longest_s[0] - alone_longest_step_s)
-            found[NUM_SLO_BROKEN] = count_broken(times, alone, goals, start_s)
+            found[NUM_SLO_BROKEN] = count_broken(times, alone, question.goals, question.start_s)
     if status == PLAYED and newcomer.marks.size > 0:
         status = play(
             *(limits, rows, num_running, num_free_blocks, newcomer.rows[1:], table, 0.0, False),
             *(newcomer.marks, max_events, work, times, marked_s, longest_s, scratch.trace),
         )
         num_tokens = newcomer.marks[-1]
-    _note_latencies(times[size], num_tokens, start_s, newcomer, scratch, found)
+    _note_latencies(times[size], num_tokens, question)
     return status
 
 
 @seldom
-def _note_latencies(
-    own: Floats,
-    num_tokens: int,
-    start_s: float,
-    newcomer: Newcomer,
-    scratch: Scratch,
-    found: Floats,
-) -> None:
+def _note_latencies(own: Floats, num_tokens: int, question: Question) -> None:
     """Of the last run: times count from ``start_s`` in it, and from now in ``found``."""
-    counters, marks = scratch.work.counters, newcomer.marks
-    ttft_s, tpot_s = (
-        start_s + own[FIRST_TOKEN],
-        (own[END] - own[FIRST_TOKEN]) / max(1, num_tokens - 1),
-    )
+    newcomer, scratch, found = question.newcomer, question.scratch, question.found
+    counters, marks, start_s = scratch.work.counters, newcomer.marks, question.start_s
+    ttft_s = start_s + own[FIRST_TOKEN]
+    tpot_s = (own[END] - own[FIRST_TOKEN]) / max(1, num_tokens - 1)
     found[QUEUE_S] = start_s + own[QUEUE]
     found[TTFT_S] = ttft_s
     found[TPOT_S] = tpot_s
@@ -187,65 +190,15 @@ def _note_latencies(
 
 
 @entry
-def ask_vllm(
-    engine: EngineArrays,
-    goals: Floats,
-    table: StepTable,
-    start_s: float,
-    with_costs: bool,
-    newcomer: Newcomer,
-    alone: Floats,
-    alone_longest_step_s: float,
-    max_events: int,
-    scratch: Scratch,
-    found: Floats,
-) -> int:
+def ask_vllm(question: Question) -> int:
     """``_ask`` by the rules of vLLM's scheduler."""
-    return _ask(
-        vllm.play,
-        engine,
-        goals,
-        table,
-        start_s,
-        with_costs,
-        newcomer,
-        alone,
-        alone_longest_step_s,
-        max_events,
-        scratch,
-        found,
-    )
+    return _ask(vllm.play, question)
 
 
 @entry
-def ask_sarathi(
-    engine: EngineArrays,
-    goals: Floats,
-    table: StepTable,
-    start_s: float,
-    with_costs: bool,
-    newcomer: Newcomer,
-    alone: Floats,
-    alone_longest_step_s: float,
-    max_events: int,
-    scratch: Scratch,
-    found: Floats,
-) -> int:
+def ask_sarathi(question: Question) -> int:
     """``_ask`` by those of stock Vidur's."""
-    return _ask(
-        sarathi.play,
-        engine,
-        goals,
-        table,
-        start_s,
-        with_costs,
-        newcomer,
-        alone,
-        alone_longest_step_s,
-        max_events,
-        scratch,
-        found,
-    )
+    return _ask(sarathi.play, question)
 
 
 forget_outdated(ask_vllm)
