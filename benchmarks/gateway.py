@@ -141,6 +141,16 @@ async def _answers(port: int) -> None:
     raise TimeoutError(f"the router on port {port} is not ready")
 
 
+def _gateway(port: int, policy: str, engine_url: str, num_workers: int) -> Child:
+    units = [f"--unit=u{index}={engine_url},{engine_url}" for index in range(NUM_UNITS)]
+    command = ["-m", "global_scheduler", f"--port={port}", f"--policy={policy}", *units]
+    command += [f"--workers={num_workers}", "--log-level=warning"]
+    child = Child([sys.executable, *command])
+    if num_workers == 1:
+        pin(child.pid, 1)
+    return child
+
+
 async def measure(
     num_rounds: int, duration_s: float, num_workers: int, others: dict[str, str]
 ) -> dict[str, Any]:
@@ -150,17 +160,11 @@ async def measure(
     engine = Child([sys.executable, "-m", "benchmarks.instant_engine", "--port", str(engine_port)])
     pin(engine.pid, 0)
     url = f"http://127.0.0.1:{engine_port}"
-    units = [f"--unit=u{index}={url},{url}" for index in range(NUM_UNITS)]
     gateways: dict[str, tuple[int, Child]] = {}
     try:
         for policy in ("round_robin", PREDICTIVE):
             port = free_port()
-            command = ["-m", "global_scheduler", f"--port={port}", f"--policy={policy}", *units]
-            command += [f"--workers={num_workers}", "--log-level=warning"]
-            child = Child([sys.executable, *command])
-            gateways[policy] = (port, child)
-            if num_workers == 1:
-                pin(child.pid, 1)
+            gateways[policy] = (port, _gateway(port, policy, url, num_workers))
             await ready(port, NUM_UNITS)
         for name, command_line in others.items():
             port = free_port()

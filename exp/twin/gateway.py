@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,23 +55,14 @@ class TwinGateway:
         self._model = specs[0].model.model_name
         self._max_model_len = specs[0].limits.max_model_len
         num_present = len(specs) - case.fleet.num_standby
-        urls = [(spec.name, f"http://{spec.name}") for spec in specs[:num_present]]
-        self._units = UnitRegistry(Unit(name, url, url) for name, url in urls)
+        self._units = _units_of(specs[:num_present])
         self._ledger = Ledger(clock)
         metrics, log = GatewayMetrics(), DecisionLog()
         queue_metrics = QueueMetrics(metrics.registry, clock)
         self._late_binding = late_binding_of(settings, self._units, queue_metrics, clock)
         self._predictions = TwinPredictions(fleet)
-        self._dispatcher = Dispatcher(
-            self._units,
-            self._ledger,
-            self._predictions,
-            routing_of(settings),
-            log,
-            metrics,
-            clock=clock,
-            wall_clock=clock,
-            rng=random.Random(case.seed),
+        self._dispatcher = _dispatcher_of(
+            settings, self._units, self._ledger, self._predictions, log, metrics, clock, case.seed
         )
         self._attempts = Attempts(
             self._units, self._late_binding, self._dispatcher, settings.max_attempts
@@ -81,13 +72,7 @@ class TwinGateway:
         self._migration = Migration(
             fleet, by_name, self._units, self._ledger, self._underway, clock
         )
-        self._health = TwinHealth(
-            fleet,
-            self._units,
-            {self._model: {"id": self._model}},
-            {spec.name: _cache_blocks(spec) for spec in specs},
-            interval_s=settings.health_interval_s,
-        )
+        self._health = _health_of(settings, specs, fleet, self._units)
         self._provisioning = provisioning(
             settings,
             [spec.name for spec in specs[num_present:]],
@@ -232,6 +217,47 @@ class TwinGateway:
 
     def _sent(self, job: Job) -> SentRequest:
         return sent_request(self._ledger.entry(job.request_id), self._clock())
+
+
+def _units_of(specs: Sequence[UnitSpec]) -> UnitRegistry:
+    urls = [(spec.name, f"http://{spec.name}") for spec in specs]
+    return UnitRegistry(Unit(name, url, url) for name, url in urls)
+
+
+def _dispatcher_of(
+    settings: GatewaySettings,
+    units: UnitRegistry,
+    ledger: Ledger,
+    predictions: TwinPredictions,
+    log: DecisionLog,
+    metrics: GatewayMetrics,
+    clock: Callable[[], float],
+    seed: int,
+) -> Dispatcher:
+    return Dispatcher(
+        units,
+        ledger,
+        predictions,
+        routing_of(settings),
+        log,
+        metrics,
+        clock=clock,
+        wall_clock=clock,
+        rng=random.Random(seed),
+    )
+
+
+def _health_of(
+    settings: GatewaySettings, specs: Sequence[UnitSpec], fleet: TwinFleet, units: UnitRegistry
+) -> TwinHealth:
+    model = specs[0].model.model_name
+    return TwinHealth(
+        fleet,
+        units,
+        {model: {"id": model}},
+        {spec.name: _cache_blocks(spec) for spec in specs},
+        interval_s=settings.health_interval_s,
+    )
 
 
 def _cache_blocks(spec: UnitSpec) -> int:
