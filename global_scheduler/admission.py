@@ -19,8 +19,7 @@ units tightly and keeps others free), or the one with the most."""
 Verdict = Literal["send", "wait", "shed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(msgspec.Struct, frozen=True):
     """What a request would meet on a unit, in seconds from now."""
 
     unit: str
@@ -48,6 +47,9 @@ class Admission(msgspec.Struct, frozen=True):
     """Units that are predicted to meet the goals, where there are any."""
 
 
+NO_GOALS = Admission("send", (), meets_goals=True)
+
+
 def admit(
     waiting: Waiting,
     forecasts: Sequence[Forecast],
@@ -61,8 +63,8 @@ def admit(
     Without a goal it is sent. It is not held back or refused as long as the forecasts of
     ``num_unknown`` other units are missing: they might meet its goals.
     """
-    if (waiting.ttft_goal_s is None and waiting.tpot_goal_s is None) or not forecasts:
-        return Admission("send", (), meets_goals=True)
+    if not (waiting.has_goals and forecasts):
+        return NO_GOALS
     spare = {forecast.unit: headroom(waiting, forecast, now_s) for forecast in forecasts}
     able = [unit for unit in spare if spare[unit] >= 0.0]
     num_able = len(able)

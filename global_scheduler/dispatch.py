@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from global_scheduler.admission import Admission, AdmissionRules, Forecast, admit
+from global_scheduler.admission import NO_GOALS, Admission, AdmissionRules, Forecast, admit
 from global_scheduler.decisions import SHOWN_LEVELS, Decision, DecisionLog
 from global_scheduler.errors import NotFound, NoUnitAvailable, TooManyRequests
 from global_scheduler.explanations import explain, view_of
@@ -165,6 +165,8 @@ class Dispatcher:
         ]
 
     def _admit(self, waiting: Waiting, candidates: list[Candidate], now_s: float) -> Admission:
+        if not waiting.has_goals:
+            return NO_GOALS
         forecasts = [
             Forecast(c.unit, c.prediction.ttft_ms / 1e3, c.prediction.tpot_ms / 1e3)
             for c in candidates

@@ -34,8 +34,7 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(PredictBatchResponse)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A sidecar's answer, and when its question left (the gateway's clock)."""
 
     prediction: Prediction

@@ -14,7 +14,7 @@ FAILURES_TO_LEAVE = 2
 """Failed health checks in a row after which a unit leaves the candidates."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Unit:
     """One engine with its sidecar. ``predictor_url`` is None for an engine without one."""
 

@@ -23,6 +23,7 @@ from exp.twin.kernel.memory import (
     with_room_for_hashes,
 )
 from exp.twin.kernel.step import enter, play, remove
+from predictor.simulator.kernel.compiled import machine_code
 from predictor.step_time.table import StepTable
 from wire.snapshot import EngineLimits
 
@@ -105,6 +106,7 @@ class Engines:
         )
         """The arrays, for those who look into engines; replaced when they grow."""
         self.now_s = 0.0
+        self._play = machine_code(play, self.fleet, self.now_s, self.now_s)
         self._num_hashes = 0
         self._num_arrived = 0
         self._held: list[dict[int, tuple[int, EngineRequest]]] = [{} for _ in specs]
@@ -196,7 +198,7 @@ class Engines:
         ``now_s`` is then that moment. With an infinite ``until_s`` nothing happens when all are
         idle.
         """
-        num_events, now_s = play(self.fleet, self.now_s, until_s)
+        num_events, now_s = self._play(self.fleet, self.now_s, until_s)
         self.now_s = now_s
         if num_events == 0:
             return []

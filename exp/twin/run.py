@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -57,7 +59,21 @@ def run_case(
         requests = build_workload(case.workload, case.rate_per_s, case.seed)
     units = unit_specs(case) if specs is None else list(specs)
     loop = VirtualLoop()
-    return run_virtually(loop, _play(loop, case, requests, units))
+    with _garbage_seldom_collected():
+        return run_virtually(loop, _play(loop, case, requests, units))
+
+
+@contextmanager
+def _garbage_seldom_collected() -> Iterator[None]:
+    """A run makes little garbage in cycles, and many objects that would be looked through."""
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 async def _play(

@@ -34,6 +34,11 @@ class Waiting(msgspec.Struct, frozen=True):
         return self.num_prompt_tokens + self.expected_output_tokens
 
     @property
+    def has_goals(self) -> bool:
+        """Whether it matters what units foretell."""
+        return self.ttft_goal_s is not None or self.tpot_goal_s is not None
+
+    @property
     def deadline_s(self) -> float:
         """For its first token; infinite without a goal."""
         return float("inf") if self.ttft_goal_s is None else self.arrived_s + self.ttft_goal_s

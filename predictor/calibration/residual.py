@@ -48,7 +48,8 @@ class Correction:
         """The corrected value; 0 (no such latency) stays 0."""
         if raw_ms <= 0.0:
             return 0.0
-        return max(self.factor * raw_ms + self.added_ms, raw_ms / LARGEST_FACTOR)
+        corrected_ms, least_ms = self.factor * raw_ms + self.added_ms, raw_ms / LARGEST_FACTOR
+        return least_ms if corrected_ms < least_ms else corrected_ms
 
     def means_ms(self, raw_ms: NDArray[np.float64]) -> NDArray[np.float64]:
         """``mean_ms`` of many, all above 0."""
