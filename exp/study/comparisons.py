@@ -83,6 +83,16 @@ def llumnix() -> Study:
                 capacity_near_per_s=12.0,
                 goals=GOALS,
             ),
+            # Where seats run out before memory does, as on those, Llumnix moves nobody.
+            Scenario(
+                name="a30_7b",
+                label="12 A30, Llama-2-7B, ShareGPT",
+                fleet=equal_fleet(),
+                workload=SHAREGPT,
+                rates_per_s=(26.0, 29.0, 31.0, 33.0, 36.0),
+                capacity_near_per_s=30.0,
+                goals=GOALS,
+            ),
         ),
         systems=systems(("llumnix_minus", "llumnix_migration", "block", OURS)),
         baseline="llumnix_minus",
