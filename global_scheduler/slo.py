@@ -32,9 +32,15 @@ def read_slo(
     Raises:
         BadRequest: a value is not a positive number of milliseconds.
     """
+    named = Slo(ttft_ms=_goal_ms(header, TTFT_HEADERS), tpot_ms=_goal_ms(header, TPOT_HEADERS))
+    return with_defaults(named, model, defaults)
+
+
+def with_defaults(named: Slo, model: str, defaults: GoalDefaults) -> Slo | None:
+    """The goals that were named and, where none was, the model's default; None for no goals."""
     default = defaults.get(model) or defaults.get("*", NO_GOAL)
-    ttft_ms = _goal_ms(header, TTFT_HEADERS) or default.ttft_ms
-    tpot_ms = _goal_ms(header, TPOT_HEADERS) or default.tpot_ms
+    ttft_ms = default.ttft_ms if named.ttft_ms is None else named.ttft_ms
+    tpot_ms = default.tpot_ms if named.tpot_ms is None else named.tpot_ms
     if ttft_ms is None and tpot_ms is None:
         return None
     return Slo(ttft_ms=ttft_ms, tpot_ms=tpot_ms)

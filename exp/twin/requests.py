@@ -10,17 +10,23 @@ from exp.twin.engines import EngineRequest
 from exp.workloads.request import BLOCK_TOKENS, WorkloadRequest
 from global_scheduler.job import Job
 from global_scheduler.prefixes import CHARACTERS_PER_TOKEN, Prefix
+from global_scheduler.slo import NO_GOAL, GoalDefaults, with_defaults
 from wire.length import LengthEstimate, LengthQuestion
 from wire.prediction import Slo
 
 
 def job_of(
-    request: WorkloadRequest, model: str, arrived_s: float, length: LengthEstimate, goals: Goals
+    request: WorkloadRequest,
+    model: str,
+    arrived_s: float,
+    length: LengthEstimate,
+    goals: Goals,
+    defaults: GoalDefaults,
 ) -> Job:
-    """What the gateway knows of it."""
+    """What the gateway knows of it; ``defaults`` are its own goals."""
     num_blocks = request.num_prompt_tokens // BLOCK_TOKENS
     hashes = request.block_hashes[:num_blocks]
-    has_goals = goals.are_sent and not (goals.ttft_ms is None and goals.tpot_ms is None)
+    named = Slo(ttft_ms=goals.ttft_ms, tpot_ms=goals.tpot_ms) if goals.are_sent else NO_GOAL
     return Job(
         request_id=request.request_id,
         model=model,
@@ -39,7 +45,7 @@ def job_of(
             f"{hashes[0]:x}" if hashes else "",
         ),
         is_streamed=True,
-        slo=Slo(ttft_ms=goals.ttft_ms, tpot_ms=goals.tpot_ms) if has_goals else None,
+        slo=with_defaults(named, model, defaults),
     )
 
 

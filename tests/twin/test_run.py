@@ -159,9 +159,15 @@ def test_prediction_beats_chance() -> None:
 
 def test_goals_are_told_and_judged() -> None:
     """A goal that nobody can meet makes no answer good; refusing is counted as that."""
-    goals = {"*": Goals(ttft_ms=1.0, are_sent=True)}
-    records = played(goals=goals, gateway={"slo_miss": "shed", "shed_below": "1"})
+    goals, shed = {"*": Goals(ttft_ms=1.0, are_sent=True)}, {"slo_miss": "shed", "shed_below": "1"}
+    records = played(goals=goals, gateway=shed)
     assert {record.outcome for record in records} == {"rejected"}
+    # The gateway's own goals are for those who are sent without.
+    records = played(gateway=shed | {"slo": "*=1"})
+    assert {record.outcome for record in records} == {"rejected"}
+    goals = {"*": Goals(ttft_ms=60_000.0, are_sent=True)}
+    records = played(goals=goals, gateway=shed | {"slo": "*=1"})
+    assert {record.outcome for record in records} == {"ok"}
     assert not any(record.is_good for record in played(goals={"*": Goals(ttft_ms=1.0)}))
 
 
