@@ -54,7 +54,6 @@ class TwinGateway:
         self._clock = clock
         self._model = specs[0].model.model_name
         self._max_model_len = specs[0].limits.max_model_len
-        self._goal_defaults = settings.goal_defaults
         num_present = len(specs) - case.fleet.num_standby
         self._units = _units_of(specs[:num_present])
         self._ledger = Ledger(clock)
@@ -121,7 +120,8 @@ class TwinGateway:
         """Answer one request, which arrives now."""
         goals = self._case.goals_of(request.request_class)
         length = self._beliefs.estimate(self._model, request)
-        job = job_of(request, self._model, self._clock(), length, goals, self._goal_defaults)
+        defaults = self._dispatcher.routing.goal_defaults
+        job = job_of(request, self._model, self._clock(), length, goals, defaults)
         record = empty_record(request, job)
         attempt = partial(self._attempt, index, request, job, record)
         try:
