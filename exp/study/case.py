@@ -37,7 +37,8 @@ class Fleet(_Value, frozen=True):
     prefix_caching: bool | None = None
     """None: as the model's configuration says."""
     num_standby: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Of the units, the last so many are away until the gateway provisions them."""
+    """Of the units, the last so many are away until the gateway provisions them, but for those of
+    its ``min_units``."""
     standby_start_s: PositiveFloat = 30.0
     """How long such a unit takes to start."""
 

@@ -110,6 +110,7 @@ class TwinGateway:
     async def close(self) -> None:
         """End what is under way."""
         await self._pools.close()
+        await self._provisioning.close()
 
     async def warm_up(self) -> None:
         """Until all units are known to be healthy."""

@@ -73,6 +73,7 @@ class TwinProvisioner:
         """It is away at once."""
         if self._starting is not None:
             self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         if not self._fleet.is_down(self._unit):
             self._fleet.fail(self._unit)
 
@@ -97,10 +98,12 @@ def provisioning(
     registry: CollectorRegistry,
     clock: Callable[[], float],
 ) -> ProvisioningLoop:
-    """The gateway's loop over these standby units, which are away at first."""
-    for name in names:
+    """The gateway's loop over these standby units; those that may not be spared have been started
+    before."""
+    rules = settings.provisioning_rules
+    for name in names[max(0, rules.min_units - len(units.all())) :]:
         fleet.fail(name)
-    controller = Controller(settings.provisioning_rules, [Standby(name) for name in names])
+    controller = Controller(rules, [Standby(name) for name in names])
     around = Surroundings(
         units=units,
         health=health,
@@ -114,7 +117,7 @@ def provisioning(
     )
     standby = {name: _standby_unit(name) for name in names}
     provisioners = {name: TwinProvisioner(fleet, name, start_s) for name in names}
-    return ProvisioningLoop(controller, standby, provisioners, around, keep=True)
+    return ProvisioningLoop(controller, standby, provisioners, around, keep=False)
 
 
 def _standby_unit(name: str) -> StandbyUnit:

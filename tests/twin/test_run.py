@@ -132,6 +132,14 @@ def test_standby_units_join_when_requests_are_late() -> None:
     assert {record.unit for record in records[-50:]} == {"unit-01", "unit-02", "unit-03"}
 
 
+def test_standby_units_that_may_not_be_spared_are_there_from_the_start() -> None:
+    """One of the two is among the fewest units that there may be."""
+    fleet = Fleet(groups=(UnitGroup(gpu="A30", count=3),), num_standby=2, standby_start_s=1e6)
+    records = played(fleet=fleet, gateway={"min_units": "2"})
+    assert {record.unit for record in records[:10]} == {"unit-01", "unit-02"}
+    assert {record.unit for record in records} == {"unit-01", "unit-02"}
+
+
 def test_llumnix_moves_requests_away_from_full_units() -> None:
     """With little memory; who moves keeps what was computed and still gets a whole answer."""
     fleet = Fleet(groups=(UnitGroup(gpu="A30", count=3),))
