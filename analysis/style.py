@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 NAVY, STEEL, OCHRE, BRICK, GREEN = "#12355b", "#5f86a8", "#c9a227", "#8c3b2e", "#4f7d4a"
 PURPLE, GREY, LIGHT_GREY = "#8a6fb0", "#6e6e6e", "#a8a8a8"
@@ -69,12 +69,13 @@ CYCLE = (
 )
 """For things without a style of their own, the most important first."""
 _BETWEEN = (
-    (4, range(1, 10)),
     (10, (1, 2, 3, 5, 7)),
     (100, (1, 2, 5)),
     (float("inf"), (1,)),
 )
 """Labels of a decade, for scales that reach less than so many times their start."""
+_SHORT = 4
+"""Scales that reach less far are labelled as if they were linear, which they nearly are."""
 
 
 def tidy(axes: Iterable[Axes]) -> None:
@@ -89,8 +90,11 @@ def plain_logs(*some: Axis) -> None:
     """Logarithmic scales labelled 0.1, 1, 10, with figures between if they are short."""
     for axis in some:
         low, high = sorted(axis.get_view_interval())
-        densest = next(subs for reach, subs in _BETWEEN if high < reach * low)
-        axis.set_major_locator(LogLocator(subs=densest))
+        if high < _SHORT * low:
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        else:
+            densest = next(subs for reach, subs in _BETWEEN if high < reach * low)
+            axis.set_major_locator(LogLocator(subs=densest))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from analysis import markdown_tables
-from analysis.markdown_tables import as_markdown, tables
+from analysis.markdown_tables import GOALS, LATENCIES, as_markdown, tables
 from analysis.report_tables import Cell, Table
 from tests.analysis.small_studies import scenario, study, view_of
 
@@ -15,10 +15,12 @@ from tests.analysis.small_studies import scenario, study, view_of
 def test_capacities_and_latencies_become_tables(tmp_path: Path) -> None:
     """Every row has as many cells as there are heads, and each point its row."""
     view = view_of(study(scenario(capacity_near_per_s=2.0)), tmp_path)
-    capacities, latencies = tables(view)
+    capacities, latencies = tables(view, LATENCIES)
     assert "requests/s" in capacities.heads[1]
     assert len(latencies.rows) == len(view.points(view.scenarios[0]))
-    for table in (capacities, latencies):
+    _, goals = tables(view, GOALS)
+    assert [head for head in goals.heads if "goal" in head] == ["within goals, %"]
+    for table in (capacities, latencies, goals):
         lines = as_markdown(table).splitlines()[2:]
         assert {line.count("|") for line in lines} == {len(table.heads) + 1}
 

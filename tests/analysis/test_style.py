@@ -62,7 +62,13 @@ def test_lines_are_named_at_the_last_point_that_can_be_seen() -> None:
 
 @pytest.mark.parametrize(
     ("high", "labels"),
-    [(3.0, "1 2 3"), (8.0, "1 2 3 5 7"), (60.0, "1 2 5 10 20 50"), (1e4, "1 10 100 1000 10000")],
+    [
+        (1.4, "1 1.1 1.2 1.3 1.4"),
+        (3.0, "1 1.5 2 2.5 3"),
+        (8.0, "1 2 3 5 7"),
+        (60.0, "1 2 5 10 20 50"),
+        (1e4, "1 10 100 1000 10000"),
+    ],
 )
 def test_logarithmic_scales_have_plain_numbers(high: float, labels: str) -> None:
     """As many as the scale needs, and no powers of ten."""
