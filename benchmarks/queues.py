@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.base import QueueView
-from global_scheduler.queueing.holding import Holding, Room
+from global_scheduler.queueing.holding import Holding
+from global_scheduler.queueing.tickets import Room
 from global_scheduler.queueing.waiting import Waiting
 
 LIMIT = 8

@@ -18,7 +18,7 @@ from global_scheduler.pools.predictive import score
 from global_scheduler.pools.regimes import PoolsName
 from global_scheduler.pools.stealing import Stealing
 from global_scheduler.queueing import ORDERS
-from global_scheduler.queueing.holding import NO_LIMIT
+from global_scheduler.queueing.tickets import NO_LIMIT
 from global_scheduler.queueing.waiting import CLASSES, RequestClass
 from global_scheduler.settings.queueing import OrderName
 from global_scheduler.steal_permits import StealPermits

@@ -47,7 +47,8 @@ class Admission(msgspec.Struct, frozen=True):
     """Units that are predicted to meet the goals, where there are any."""
 
 
-NO_GOALS = Admission("send", (), meets_goals=True)
+ANY_UNIT = Admission("send", (), meets_goals=True)
+"""Nothing is known that speaks against any of them."""
 
 
 def admit(
@@ -64,7 +65,7 @@ def admit(
     ``num_unknown`` other units are missing: they might meet its goals.
     """
     if not (waiting.has_goals and forecasts):
-        return NO_GOALS
+        return ANY_UNIT
     spare = {forecast.unit: headroom(waiting, forecast, now_s) for forecast in forecasts}
     able = [unit for unit in spare if spare[unit] >= 0.0]
     num_able = len(able)

@@ -9,7 +9,7 @@ from global_scheduler.dispatch import Dispatcher, Postponed
 from global_scheduler.errors import TooManyRequests, UpstreamFailed
 from global_scheduler.job import Job
 from global_scheduler.late_binding import LateBinding
-from global_scheduler.queueing.holding import Ticket
+from global_scheduler.queueing.tickets import Ticket
 from global_scheduler.units import Unit, UnitRegistry
 from global_scheduler.upstream import UnitFailed
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from global_scheduler.backlogs import Backlogs
 from global_scheduler.late_binding import LateBinding
 from global_scheduler.pool_metrics import PoolMetrics
-from global_scheduler.queueing.holding import NO_LIMIT
+from global_scheduler.queueing.tickets import NO_LIMIT
 from global_scheduler.queueing.waiting import CLASSES, Waiting
 from global_scheduler.units import Unit, UnitRegistry
 from wire.prediction import BacklogPrediction

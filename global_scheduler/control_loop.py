@@ -20,7 +20,7 @@ from global_scheduler.pools.pricing import ClassOf, splits_to_price
 from global_scheduler.pools.regimes import PoolsName, RegimeRules, regime
 from global_scheduler.pools.stealing import Stealing
 from global_scheduler.prospects import Prospect, prospect_of
-from global_scheduler.queueing.holding import NO_LIMIT
+from global_scheduler.queueing.tickets import NO_LIMIT
 from global_scheduler.queueing.waiting import CLASSES, RequestClass
 from global_scheduler.split_prices import Pricer
 from global_scheduler.steal_permits import StealPermits

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from global_scheduler.admission import NO_GOALS, Admission, AdmissionRules, Forecast, admit
+from global_scheduler.admission import ANY_UNIT, Admission, AdmissionRules, Forecast, admit
 from global_scheduler.decisions import SHOWN_LEVELS, Decision, DecisionLog
 from global_scheduler.errors import NotFound, NoUnitAvailable, TooManyRequests
 from global_scheduler.explanations import explain, view_of
@@ -23,7 +23,7 @@ from global_scheduler.policies.base import (
     RoutedRequest,
 )
 from global_scheduler.predictions import Answer, Predictions
-from global_scheduler.queueing.holding import NO_LIMIT, Ticket
+from global_scheduler.queueing.tickets import NO_LIMIT, Ticket
 from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.slo import GoalDefaults
 from global_scheduler.units import Unit, UnitRegistry
@@ -166,7 +166,7 @@ class Dispatcher:
 
     def _admit(self, waiting: Waiting, candidates: list[Candidate], now_s: float) -> Admission:
         if not waiting.has_goals:
-            return NO_GOALS
+            return ANY_UNIT
         forecasts = [
             Forecast(c.unit, c.prediction.ttft_ms / 1e3, c.prediction.tpot_ms / 1e3)
             for c in candidates

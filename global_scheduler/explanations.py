@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from global_scheduler.admission import Admission
 from global_scheduler.decisions import CandidateView, Decision
 from global_scheduler.policies.base import Candidate, Choice
-from global_scheduler.queueing.holding import Ticket
+from global_scheduler.queueing.tickets import Ticket
 
 
 def explain(

@@ -28,7 +28,7 @@ from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.observations import Observations
 from global_scheduler.prefixes import prefix_of
 from global_scheduler.prompt_tokens import PromptTokenCounter
-from global_scheduler.queueing.holding import Ticket
+from global_scheduler.queueing.tickets import Ticket
 from global_scheduler.quotas.keys import key_id
 from global_scheduler.quotas.limiter import Limiter, Reservation
 from global_scheduler.relay import Relayed

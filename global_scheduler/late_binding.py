@@ -16,7 +16,8 @@ from global_scheduler.pools.book import PoolBook
 from global_scheduler.pools.classes import Classifier
 from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing.base import QueueView
-from global_scheduler.queueing.holding import Holding, QueueFull, Room, Ticket
+from global_scheduler.queueing.holding import Holding, QueueFull
+from global_scheduler.queueing.tickets import Room, Ticket
 from global_scheduler.queueing.waiting import RequestClass, Waiting
 from global_scheduler.rates import LearntRates
 from global_scheduler.units import Unit, UnitRegistry

@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from global_scheduler.errors import Rejection
 from global_scheduler.metrics import LATENCY_BUCKETS_S
-from global_scheduler.queueing.holding import Holding, Ticket
+from global_scheduler.queueing.holding import Holding
+from global_scheduler.queueing.tickets import Ticket
 from global_scheduler.queueing.waiting import CLASSES, RequestClass
 from wire.prediction import Slo
 

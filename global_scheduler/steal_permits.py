@@ -22,7 +22,7 @@ from global_scheduler.pools.stealing import (
     rasp,
     worth_asking,
 )
-from global_scheduler.queueing.holding import Room, Ticket
+from global_scheduler.queueing.tickets import Room, Ticket
 from global_scheduler.queueing.waiting import RequestClass, Waiting
 from global_scheduler.units import Unit, UnitRegistry
 

@@ -30,7 +30,7 @@ from global_scheduler.ledger import Ledger, sent_request
 from global_scheduler.metrics import GatewayMetrics
 from global_scheduler.pool_parts import pool_parts
 from global_scheduler.queue_metrics import QueueMetrics
-from global_scheduler.queueing.holding import Ticket
+from global_scheduler.queueing.tickets import Ticket
 from global_scheduler.scheduling_parts import late_binding_of, routing_of
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.units import Unit, UnitRegistry

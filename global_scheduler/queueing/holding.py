@@ -9,52 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-import msgspec
 from msgspec.structs import replace
 
 from global_scheduler.queueing.base import Order, QueueView
 from global_scheduler.queueing.class_queue import ClassQueue, Place
+from global_scheduler.queueing.tickets import Doors, Room, Ticket
 from global_scheduler.queueing.waiting import CLASSES, RequestClass, Waiting
-
-NO_LIMIT = 1_000_000
-"""Requests at a time, more than any engine is given."""
 
 
 class QueueFull(Exception):
     """A request cannot wait; the message names the limit."""
-
-
-class Room(msgspec.Struct, frozen=True):
-    """One healthy unit that does not drain."""
-
-    unit: str
-    models: Collection[str]
-    pool: RequestClass | None
-    """None serves both classes."""
-    limit: int
-    """Requests at a time."""
-    active: int
-    idle_s: float = 0.0
-    """Since its last request ended; 0 while it has any."""
-
-    @property
-    def free(self) -> int:
-        """Requests that it could take at once; none if the limit was lowered below ``active``."""
-        return max(0, self.limit - self.active)
-
-
-class Ticket(msgspec.Struct, frozen=True):
-    """A request that may now choose among units."""
-
-    waiting: Waiting
-    request_class: RequestClass
-    units: tuple[str, ...]
-    """Names, sorted."""
-    is_stolen: bool = False
-    """Its one unit is of the other pool."""
-    number: int = 0
-    """Of its arrival."""
-    num_overtaken: int = 0
 
 
 MaySteal = Callable[[Room], bool]
@@ -266,12 +230,12 @@ class Holding:
 
     def _open_doors(
         self, rooms: Mapping[RequestClass, Sequence[Room]], now_s: float
-    ) -> dict[_Key, _Doors]:
+    ) -> dict[_Key, Doors]:
         """By queue; without those that are empty or whose units have no room."""
         tickets = list(self._held.values())
         looking = {ticket.waiting.model for ticket in tickets} & self._crowded
         doors = {
-            (model, request_class): _Doors(
+            (model, request_class): Doors(
                 [room for room in rooms[request_class] if model in room.models], tickets, now_s
             )
             for (model, request_class), queue in self._queues.items()
@@ -288,31 +252,3 @@ class Holding:
         self._turn += 1
         if len(self._last_served) > MOST_USERS:
             del self._last_served[next(iter(self._last_served))]
-
-
-class _Doors:
-    """The units that requests of one queue may go to, given the tickets that are out.
-
-    Each of those may take one place in any of its units, so a request may have a ticket when its
-    units have more free places than there are such tickets.
-    """
-
-    def __init__(self, rooms: Sequence[Room], tickets: Sequence[Ticket], now_s: float) -> None:
-        self._rooms = rooms
-        self._tickets = tickets
-        self._now_s = now_s
-        self._found: dict[frozenset[str], tuple[str, ...]] = {}
-
-    def are_open_to(self, waiting: Waiting) -> bool:
-        """Whether it may have a ticket."""
-        return waiting.not_before_s <= self._now_s and bool(self.units_for(waiting.tried))
-
-    def units_for(self, tried: frozenset[str]) -> tuple[str, ...]:
-        """For a request that failed on the units ``tried``; empty if it must wait."""
-        if tried not in self._found:
-            able = [room for room in self._rooms if room.unit not in tried]
-            names = {room.unit for room in able}
-            promised = sum(not names.isdisjoint(ticket.units) for ticket in self._tickets)
-            free = sum(room.free for room in able)
-            self._found[tried] = tuple(sorted(names)) if free > promised else ()
-        return self._found[tried]

@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 
 from global_scheduler.admission import Headroom, Miss
 from global_scheduler.queueing import ORDERS
-from global_scheduler.queueing.holding import NO_LIMIT
+from global_scheduler.queueing.tickets import NO_LIMIT
 from global_scheduler.slo import GoalDefaults, parse_goal_defaults
 
 FIRST_LIMIT = 8

@@ -6,7 +6,8 @@ from typing import Any
 
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.base import QueueView
-from global_scheduler.queueing.holding import Holding, Room
+from global_scheduler.queueing.holding import Holding
+from global_scheduler.queueing.tickets import Room
 from global_scheduler.queueing.waiting import RequestClass, Waiting
 
 MODEL = "model"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from global_scheduler.queueing.holding import Holding, QueueFull, Room
+from global_scheduler.queueing.holding import Holding, QueueFull
+from global_scheduler.queueing.tickets import Room
 from tests.queueing.requests import always, holding, never, request, room, view
 
 

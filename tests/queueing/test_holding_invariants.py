@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from global_scheduler.queueing import ORDERS
-from global_scheduler.queueing.holding import Holding, QueueFull, Room, Ticket
+from global_scheduler.queueing.holding import Holding, QueueFull
+from global_scheduler.queueing.tickets import Room, Ticket
 from global_scheduler.queueing.waiting import CLASSES
 from tests.queueing.requests import always, holding, never, request, room, view
 
