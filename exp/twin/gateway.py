@@ -55,40 +55,36 @@ class TwinGateway:
         self._model = specs[0].model.model_name
         self._max_model_len = specs[0].limits.max_model_len
         num_present = len(specs) - case.fleet.num_standby
-        self._units = _units_of(specs[:num_present])
-        self._ledger = Ledger(clock)
+        units = self._units = _units_of(specs[:num_present])
+        ledger = self._ledger = Ledger(clock)
         metrics, log = GatewayMetrics(), DecisionLog()
         queue_metrics = QueueMetrics(metrics.registry, clock)
-        self._late_binding = late_binding_of(settings, self._units, queue_metrics, clock)
+        late_binding = self._late_binding = late_binding_of(settings, units, queue_metrics, clock)
         self._predictions = TwinPredictions(fleet)
         self._dispatcher = _dispatcher_of(
-            settings, self._units, self._ledger, self._predictions, log, metrics, clock, case.seed
+            settings, units, ledger, self._predictions, log, metrics, clock, case.seed
         )
-        self._attempts = Attempts(
-            self._units, self._late_binding, self._dispatcher, settings.max_attempts
-        )
+        self._attempts = Attempts(units, late_binding, self._dispatcher, settings.max_attempts)
         self._underway: dict[int, Underway] = {}
         by_name = {spec.name: spec for spec in specs}
-        self._migration = Migration(
-            fleet, by_name, self._units, self._ledger, self._underway, clock
-        )
-        self._health = _health_of(settings, specs, fleet, self._units)
+        self._migration = Migration(fleet, by_name, units, ledger, self._underway, clock)
+        self._health = _health_of(settings, specs, fleet, units)
         self._provisioning = provisioning(
             settings,
             [spec.name for spec in specs[num_present:]],
             case.fleet.standby_start_s,
             fleet,
-            self._units,
+            units,
             self._health,
             log,
-            self._late_binding,
+            late_binding,
             metrics.registry,
             clock,
         )
         self._pools = pool_parts(
             settings,
-            self._units,
-            self._late_binding,
+            units,
+            late_binding,
             TwinBacklogs(fleet),
             metrics.registry,
             lambda: settings.goal_defaults,
