@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read and print; 2 for results that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m analysis.markdown_tables", description=__doc__)
     add_study_options(parser)
-    parser.add_argument("--goals", action="store_true", help="answers within latency goals")
+    parser.add_argument(
+        "--goals", action="store_true", help="answers within goals in place of most latencies"
+    )
     options = parser.parse_args(argv)
     try:
         view = View(open_results(options.results), options.system_name, options.rate)

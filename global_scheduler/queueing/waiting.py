@@ -35,7 +35,7 @@ class Waiting(msgspec.Struct, frozen=True):
 
     @property
     def has_goals(self) -> bool:
-        """Whether it matters what units foretell."""
+        """For its first token or those after it."""
         return self.ttft_goal_s is not None or self.tpot_goal_s is not None
 
     @property
