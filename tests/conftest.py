@@ -3,6 +3,12 @@
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes, or takes to draw, says something of the machine, not of the code: a
+# first call compiles, and a slow machine takes ten times as long. What never ends, pytest ends.
+settings.register_profile("astrolabe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("astrolabe")
 
 
 def pytest_configure() -> None:

@@ -141,7 +141,7 @@ def test_the_oldest_ends_are_forgotten_first() -> None:
 prompts = st.lists(st.text("ab", min_size=64, max_size=64), min_size=1, max_size=6).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(prompts, max_size=30), st.integers(1, 20))
 def test_a_unit_holds_prefixes_and_never_more_than_fits(sent: list[str], capacity: int) -> None:
     """Whatever was sent: every held block's predecessor is held, the newest prompt first of all."""

@@ -189,7 +189,7 @@ def test_gateways_that_start_together_can_all_open_the_file(tmp_path: Path) -> N
         assert [worker.communicate(timeout=60)[0] for worker in workers] == ["opened\n"] * 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(0, 400)), max_size=40))
 async def test_no_minute_has_more_than_the_quota(arrivals: list[tuple[float, int]]) -> None:
     """At whatever moment the minute begins; and after 65 idle seconds all may be used again."""

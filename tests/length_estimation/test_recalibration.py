@@ -200,7 +200,7 @@ outcomes = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(outcomes)
 def test_corrected_quantiles_are_finite_and_rise(
     seen: list[tuple[float, list[float], int, bool]],

@@ -59,7 +59,7 @@ HOSTILITY = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(hostility=HOSTILITY, ttft_ms=RAW_MS, tpot_ms=RAW_MS, region=REGION, spread=SPREAD)
 def test_no_observation_makes_a_prediction_absurd(
     hostility: Hostility, ttft_ms: float, tpot_ms: float, region: Region, spread: float

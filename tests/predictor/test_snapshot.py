@@ -201,7 +201,7 @@ def mutated(draw: st.DrawFn) -> Any:
 
 
 @given(mutated())
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300)
 def test_mutated_snapshots_are_answered_or_refused(backend: Backend, content: Any) -> None:
     """As msgpack, which carries every value; what is read can be played, and ends soon."""
     with contextlib.suppress(SnapshotCorrupt, SimulationFailed):
@@ -210,7 +210,7 @@ def test_mutated_snapshots_are_answered_or_refused(backend: Backend, content: An
 
 
 @given(sound_snapshots())
-@settings(max_examples=200, deadline=5000)
+@settings(max_examples=200)
 def test_whatever_passes_can_be_played(backend: Backend, snapshot: EngineSnapshot) -> None:
     """To the end of a request, or until it shows that it would never end."""
     assert read_msgpack(msgspec.msgpack.encode(snapshot)) == snapshot

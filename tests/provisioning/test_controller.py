@@ -177,7 +177,7 @@ def test_switched_off_nothing_joins_or_leaves() -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_bounds_hold_whatever_happens(data: st.DataObject) -> None:
     """Never above the maximum, no leave below the minimum, one change in a cooldown."""
     seconds = 150

@@ -110,7 +110,7 @@ class World:
 
 
 @given(st.integers(0, 2**32), st.sampled_from(sorted(ORDERS)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_nothing_is_lost_nor_served_twice(seed: int, order: str) -> None:
     """Whatever happens: each request is in exactly one place, and no unit is over its limit."""
     rng = random.Random(seed)
@@ -136,7 +136,7 @@ def test_nothing_is_lost_nor_served_twice(seed: int, order: str) -> None:
 
 
 @given(st.integers(0, 2**32), st.sampled_from(sorted(ORDERS)), st.integers(1, 8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nobody_is_overtaken_more_often_than_allowed(seed: int, order: str, bound: int) -> None:
     """Under random arrivals of both classes and two models and one place, for every order."""
     rng = random.Random(seed)

@@ -73,7 +73,7 @@ def check_batch(scheduler: Scheduler, counts: dict[str, int]) -> None:
         assert len(seq.blocks) * scheduler.limits.block_size >= seq.num_computed_tokens
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(limits, requests)
 def test_invariants(engine_limits: object, wanted: list[Request]) -> None:
     """Whatever arrives, is aborted or preempted: nothing leaks and every answer is complete."""

@@ -48,7 +48,7 @@ def check_same(kernel: Played, jumping: Played, reference: Played) -> None:
         assert played.num_free_blocks == reference.num_free_blocks
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(limits, requests)
 def test_kernel_equals_the_reference_on_an_empty_engine(
     given_limits: EngineLimits, wanted: list[Request]
@@ -71,7 +71,7 @@ def test_kernel_equals_the_reference_on_an_empty_engine(
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(limits, requests, st.integers(1, 30))
 def test_kernel_equals_the_reference_from_the_middle_of_its_life(
     given_limits: EngineLimits, wanted: list[Request], num_steps: int
@@ -122,7 +122,7 @@ def busy(count: int = 3) -> Population:
     return Population(0.0, ROOMY, ROOMY.num_gpu_blocks - used, running, waiting)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 500))
 def test_a_longer_prompt_never_ends_earlier_on_an_idle_unit(
     prompt: int, other: int, output: int
