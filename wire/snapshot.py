@@ -65,6 +65,9 @@ class BatchInFlight(msgspec.Struct, kw_only=True, omit_defaults=True):
     started_at: Seconds
     num_scheduled_tokens: dict[str, Count]
     """Tokens of each request in the batch, by request id, in scheduling order."""
+    prefill_chunks: list[str] = []
+    """Ids of the requests whose last known token the batch does not reach (vLLM's
+    ``is_prefill_chunk``), so that they get none from it."""
 
 
 class StepRecord(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -38,10 +38,7 @@ class SnapshotExporter:
         """Export the state with this batch in flight."""
         self._step += 1
         self._num_preemptions += len(batch.preempted)
-        flight = BatchInFlight(
-            started_at=started_at, num_scheduled_tokens=batch.num_scheduled_tokens
-        )
-        self._export(started_at, [flight])
+        self._export(started_at, [batch.in_flight(started_at)])
 
     def batch_ended(self, shape: BatchShape, started_at: float, duration_s: float) -> None:
         """Remember how long the batch took; the next export tells it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from predictor.simulator.sequence import Sequence
 from predictor.step_time.base import BatchShape
+from wire.snapshot import BatchInFlight
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,14 @@ class Batch:
     def num_scheduled_tokens(self) -> dict[str, int]:
         """Tokens by request id, in scheduling order (as in vLLM's ``SchedulerOutput``)."""
         return {chunk.seq.request_id: chunk.num_tokens for chunk in self.chunks}
+
+    def in_flight(self, started_at: float) -> BatchInFlight:
+        """What a snapshot tells of the batch; ``started_at`` is in UNIX seconds."""
+        return BatchInFlight(
+            started_at=started_at,
+            num_scheduled_tokens=self.num_scheduled_tokens,
+            prefill_chunks=[chunk.seq.request_id for chunk in self.chunks if not chunk.samples],
+        )
 
     def shape(self) -> BatchShape:
         """The sums that step times depend on."""

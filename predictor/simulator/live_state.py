@@ -109,12 +109,10 @@ def _batches_in_flight(
 ) -> list[tuple[float, Batch]]:
     """The batches whose tokens the sequences already count as computed.
 
-    What a preempted sequence had computed is forgotten; its chunks most likely reached its end.
+    Preempted ones count them no longer: a chunk that brings a token ends with their last known one;
+    where any other began is forgotten.
     """
-    ends = {
-        seq.request_id: seq.num_tokens if seq.status == "preempted" else seq.num_computed_tokens
-        for seq in scheduler.sequences.values()
-    }
+    ends = {seq.request_id: seq.num_computed_tokens for seq in scheduler.sequences.values()}
     batches = []
     for flight in reversed(in_flight):
         chunks = []
@@ -122,11 +120,14 @@ def _batches_in_flight(
             seq = scheduler.sequences.get(request_id)
             if seq is None:
                 continue
-            end = ends[request_id]
-            ends[request_id] -= count
             seq.num_in_flight_tokens += count
             if seq.status == "preempted":
                 seq.num_stale_tokens += count
-            chunks.append(Chunk(seq, count, end - count, samples=end >= seq.num_tokens))
+                samples = request_id not in flight.prefill_chunks
+                context = max(0, seq.num_tokens - count) if samples else 0
+            else:
+                samples = ends[request_id] >= seq.num_tokens
+                context = ends[request_id] = ends[request_id] - count
+            chunks.append(Chunk(seq, count, context, samples))
         batches.append((flight.started_at, Batch(chunks)))
     return batches[::-1]

@@ -152,6 +152,11 @@ def _check_in_flight(snapshot: EngineSnapshot, known: set[str]) -> None:
         path = f"in_flight[{index}]."
         _check(path + "started_at", batch.started_at, 0, snapshot.time + MAX_CLOCK_STEP_S)
         tokens = batch.num_scheduled_tokens
+        for request_id in batch.prefill_chunks:
+            if request_id not in tokens:
+                raise SnapshotCorrupt(
+                    f"{path}prefill_chunks: must be in num_scheduled_tokens (got {request_id!r})"
+                )
         path += "num_scheduled_tokens"
         _check(path + ": length", len(tokens), 0, snapshot.limits.max_num_seqs)
         _check(path + ": sum", sum(tokens.values()), 0, snapshot.limits.max_num_batched_tokens)

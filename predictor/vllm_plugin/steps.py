@@ -62,7 +62,11 @@ class StepTracker:
         if not tokens:
             return  # only tells the workers of finished requests
         started_at = self._wall_clock() - (self._clock() - scheduled_at_s)
-        flight = BatchInFlight(started_at=started_at, num_scheduled_tokens=tokens)
+        flight = BatchInFlight(
+            started_at=started_at,
+            num_scheduled_tokens=tokens,
+            prefill_chunks=_prefill_chunks(scheduler.requests, tokens),
+        )
         shape = _shape(scheduler.requests, tokens)
         self._batches.append(_Batch(output, self.num_steps, scheduled_at_s, flight, shape))
 
@@ -112,3 +116,15 @@ def _shape(
             prefill_tokens += num_tokens
             attention += num_tokens * (context - num_tokens / 2)
     return prefill_tokens, decodes, prefills, decodes, kv_tokens, attention
+
+
+def _prefill_chunks(requests: dict[str, Any], tokens: dict[str, int]) -> list[str]:
+    """``BatchInFlight``'s field, told right after scheduling: a preemption would forget it.
+
+    vLLM's own ``is_prefill_chunk`` is younger than the oldest version that the plug-in takes.
+    """
+    return [
+        request_id
+        for request_id in tokens
+        if requests[request_id].num_computed_tokens < requests[request_id].num_tokens
+    ]

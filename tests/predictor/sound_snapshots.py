@@ -60,7 +60,11 @@ def batches(draw: st.DrawFn, limits: EngineLimits, names: list[str]) -> BatchInF
             scheduled[name] = draw(st.integers(1, left))
             left -= scheduled[name]
     started_at = draw(st.sampled_from([0.0, NOW, NOW + 60]))
-    return BatchInFlight(started_at=started_at, num_scheduled_tokens=scheduled)
+    return BatchInFlight(
+        started_at=started_at,
+        num_scheduled_tokens=scheduled,
+        prefill_chunks=[name for name in scheduled if draw(st.booleans())],
+    )
 
 
 @st.composite

@@ -113,6 +113,7 @@ def test_another_version_is_refused_as_such() -> None:
         (("in_flight", 0, "num_scheduled_tokens"), {"x": 1}, r"in_flight\[0\].*got 'x'"),
         (("in_flight", 0, "num_scheduled_tokens"), {"cmpl-a-0-1a2b3c4d": 513}, r"sum: .*got 513"),
         (("in_flight", 0, "num_scheduled_tokens"), {"cmpl-a-0-1a2b3c4d": 0}, r"got 0"),
+        (("in_flight", 0, "prefill_chunks"), ["x"], r"\[0\]\.prefill_chunks: .*got 'x'"),
         (("in_flight", 0, "started_at"), 1764000100, r"in_flight\[0\]\.started_at"),
         (("recent_steps", 0, "prefill_attention"), -1.0, r"recent_steps\[0\]\.prefill_attention"),
         (("recent_steps", 0, "num_kv_tokens"), 10**16, r"recent_steps\[0\]\.num_kv_tokens"),

@@ -25,7 +25,6 @@ from predictor.step_time.table import (
     StepTable,
     step_table,
 )
-from wire.snapshot import BatchInFlight
 
 NOBODY: Ints = np.zeros((0, NUM_COLUMNS), dtype=np.int64)
 NO_MARKS: Ints = np.zeros(0, dtype=np.int64)
@@ -75,10 +74,7 @@ def population_of(scheduler: Scheduler, in_flight: Many[Batch] = ()) -> Populati
         num_free_blocks=scheduler.kv_cache.pool.num_free,
         running=tuple(_simulated(seq, scheduler) for seq in scheduler.running),
         waiting=tuple(_simulated(seq, scheduler) for seq in scheduler.waiting),
-        in_flight=tuple(
-            BatchInFlight(started_at=0.0, num_scheduled_tokens=batch.num_scheduled_tokens)
-            for batch in in_flight
-        ),
+        in_flight=tuple(batch.in_flight(started_at=0.0) for batch in in_flight),
     )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from predictor.backends.fast import FastBackend
 from predictor.overlay import Population, SimulatedSequence, newcomer
 from predictor.simulator.batch import Batch
+from predictor.simulator.kernel.load import load_population
 from predictor.simulator.scheduler import Scheduler
 from predictor.simulator.sequence import Sequence
 from tests.simulator.kernel_runs import (
@@ -48,6 +49,16 @@ def check_same(kernel: Played, jumping: Played, reference: Played) -> None:
         assert played.num_free_blocks == reference.num_free_blocks
 
 
+def check_in_flight(population: Population, in_flight: list[Batch]) -> None:
+    """The kernel times each batch with its chunks' contexts, but for one that is forgotten."""
+    for (_, chunks), batch in zip(load_population(population).in_flight, in_flight, strict=True):
+        assert chunks == [
+            (chunk.num_tokens, chunk.context if chunk.samples or chunk.seq.blocks else 0)
+            for chunk in batch.chunks
+            if chunk.seq.status != "finished"
+        ]
+
+
 @settings(max_examples=150)
 @given(limits, requests)
 def test_kernel_equals_the_reference_on_an_empty_engine(
@@ -71,8 +82,28 @@ def test_kernel_equals_the_reference_on_an_empty_engine(
     )
 
 
+PREEMPTED_IN_FLIGHT = msgspec.structs.replace(
+    DEFAULT_LIMITS,
+    max_num_seqs=3,
+    max_num_batched_tokens=22,
+    max_model_len=40,
+    num_gpu_blocks=10,
+    async_scheduling=True,
+)
+"""The second step preempts the last request while one token of its prompt is in flight."""
+
+
 @settings(max_examples=150)
 @given(limits, requests, st.integers(1, 30))
+@example(
+    given_limits=PREEMPTED_IN_FLIGHT,
+    wanted=[
+        (1, 1, 1, 0, 0, 0, None),
+        (20, 1, 2, 0, 0, 0, None),
+        (13, 1, 1, 0, 0, 0, None),
+    ],
+    num_steps=2,
+)
 def test_kernel_equals_the_reference_from_the_middle_of_its_life(
     given_limits: EngineLimits, wanted: list[Request], num_steps: int
 ) -> None:
@@ -82,6 +113,7 @@ def test_kernel_equals_the_reference_from_the_middle_of_its_life(
         scheduler.add(stranger(index, request))
     in_flight = _run_into_the_middle(scheduler, num_steps)
     population = population_of(scheduler, in_flight)
+    check_in_flight(population, in_flight)
     check_same(
         play_kernel(population, step_by_step=True),
         play_kernel(population, step_by_step=False),

@@ -86,16 +86,34 @@ def test_batches_in_flight_are_taken_in(async_scheduling: bool) -> None:
     """Results of batches that were in flight arrive in the restored scheduler too."""
     original = busy_scheduler(async_scheduling=async_scheduling)
     batches = [original.schedule() for _ in range(2 if async_scheduling else 1)]
-    flights = [
-        BatchInFlight(started_at=100.0, num_scheduled_tokens=batch.num_scheduled_tokens)
-        for batch in batches
-    ]
+    flights = [batch.in_flight(started_at=100.0) for batch in batches]
     live = from_snapshot(snapshot_of(original, flights), LENGTHS.__getitem__)
     for batch, (_, copy) in zip(batches, live.in_flight, strict=True):
         assert copy.shape() == batch.shape()
         sampled = [seq.request_id for seq in original.update(batch).sampled]
         assert [seq.request_id for seq in live.scheduler.update(copy).sampled] == sampled
     assert run_step(live.scheduler, 0) == run_step(original, 0)
+
+
+def test_a_prefill_that_is_preempted_in_flight_gets_no_token() -> None:
+    """Its chunk did not reach the prompt's end; all of the prompt is computed anew."""
+    original = Scheduler(
+        msgspec.structs.replace(
+            DEFAULT_LIMITS, max_num_batched_tokens=22, num_gpu_blocks=9, async_scheduling=True
+        )
+    )
+    original.add(sequence("a", 20, 2))
+    original.add(sequence("b", 16, 1))
+    batches = [original.schedule(), original.schedule()]
+    assert [seq.request_id for seq in batches[1].preempted] == ["b"]
+    flights = [batch.in_flight(started_at=100.0) for batch in batches]
+    assert [flight.prefill_chunks for flight in flights] == [["b"], []]
+    live = from_snapshot(snapshot_of(original, flights), {"a": 2, "b": 1}.__getitem__)
+    for batch, (_, copy) in zip(batches, live.in_flight, strict=True):
+        for scheduler, own in ((original, batch), (live.scheduler, copy)):
+            scheduler.update(own)
+    expected = [("b 16", 0.0), ("stop b", 1.0)]
+    assert run_step(live.scheduler, 0) == run_step(original, 0) == expected
 
 
 def test_shared_blocks_are_shared_after_restoring() -> None:
@@ -126,7 +144,7 @@ def test_replay_tells_when_a_request_would_have_ended() -> None:
     scheduler = Scheduler(msgspec.structs.replace(DEFAULT_LIMITS, max_num_seqs=1))
     scheduler.add(sequence("a", 4, 3))
     batch = scheduler.schedule()
-    flight = BatchInFlight(started_at=99.5, num_scheduled_tokens=batch.num_scheduled_tokens)
+    flight = batch.in_flight(started_at=99.5)
     newcomer = SequenceState(request_id="new", num_prompt_tokens=20, num_tokens=20, max_tokens=50)
     times = finish_times(
         snapshot_of(scheduler, [flight]), {"a": 3, "new": 4}, newcomer, SecondPerStep(), now=100.0

@@ -100,6 +100,21 @@ def contents(is_async: bool) -> dict[str, Any]:
     return result
 
 
+def preempted_in_flight() -> dict[str, Any] | None:
+    """What is published when a prompt is preempted of which a chunk is in flight."""
+    limits = replace(
+        AMPLE, async_scheduling=True, max_num_batched_tokens=88, num_gpu_blocks=9, max_model_len=144
+    )
+    engine = OfflineEngine(PLUGIN, MODEL_DIR, limits)
+    engine.add("a", list(range(80)), max_tokens=2)
+    engine.add("b", list(range(100, 164)), max_tokens=1)
+    engine.schedule()
+    engine.schedule()
+    snapshot = read()
+    engine.scheduler.shutdown()
+    return snapshot
+
+
 def priorities() -> list[str]:
     """The order of waiting requests under the priority policy."""
     limits = replace(AMPLE, max_num_seqs=1, scheduling_policy="priority")
@@ -156,6 +171,7 @@ def main() -> None:
         "stock": {name: trace(STOCK[mode], mode) for name, mode in modes.items()},
         "plugin": {name: trace(PLUGIN, mode) for name, mode in modes.items()},
         "contents": {name: contents(mode) for name, mode in modes.items()},
+        "preempted_in_flight": preempted_in_flight(),
         "priorities": priorities(),
         "sabotage": {
             "healthy": sabotage(None),

@@ -76,6 +76,17 @@ def test_async_engine_has_two_batches_in_flight(seen: dict[str, Any]) -> None:
     assert contents["snapshot"]["limits"]["async_scheduling"] is True
 
 
+def test_snapshot_tells_who_gets_no_token_from_a_batch(seen: dict[str, Any]) -> None:
+    """Though the scheduler has preempted it since, and forgotten how far it was."""
+    snapshot = seen["preempted_in_flight"]
+    [waiting] = snapshot["waiting"]
+    assert (waiting["request_id"], waiting["status"]) == ("b", "preempted")
+    first, second = snapshot["in_flight"]
+    assert first["num_scheduled_tokens"] == {"a": 80, "b": 8}
+    assert first["prefill_chunks"] == ["b"]
+    assert "prefill_chunks" not in second
+
+
 @MODES
 def test_snapshot_lives_as_long_as_the_engine(seen: dict[str, Any], mode: str) -> None:
     """It is there before the first request, and gone after a shutdown."""

@@ -16,8 +16,8 @@ class Engine:
     def __init__(self) -> None:
         self.now_s = 0.0
         self.requests = {
-            "p": SimpleNamespace(num_computed_tokens=100),
-            "d": SimpleNamespace(num_computed_tokens=51),
+            "p": SimpleNamespace(num_computed_tokens=100, num_tokens=300),
+            "d": SimpleNamespace(num_computed_tokens=51, num_tokens=51),
         }
         self.tracker = StepTracker(lambda: self.now_s, lambda: 1000.0 + self.now_s)
 
@@ -58,6 +58,14 @@ def test_a_batch_queued_behind_another_starts_when_that_ends() -> None:
     engine.tracker.results_back(second, 4.0, has_more_work=False)
     assert engine.durations == [(1.0, 2.0), (3.0, 1.0)]
     assert engine.tracker.in_flight == []
+
+
+def test_a_batch_tells_who_gets_no_token_from_it() -> None:
+    """A chunk that ends before the prompt does; what vLLM knows of it later may be forgotten."""
+    engine = Engine()
+    engine.schedule(1.0, d=1, p=40)
+    engine.requests["p"].num_computed_tokens = 0  # preempted
+    assert [batch.prefill_chunks for batch in engine.tracker.in_flight] == [["p"]]
 
 
 def test_an_empty_batch_is_no_step() -> None:

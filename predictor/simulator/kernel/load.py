@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -132,13 +132,19 @@ def _end_in_flight(
     batches = []
     for batch in population.in_flight:
         is_last = batch is population.in_flight[-1]
-        members = _members(batch.num_scheduled_tokens, row_of)
-        batches.append((batch.started_at, _chunks(table, members)))
-        for index, count in members:
+        chunks: Chunks = []
+        batches.append((batch.started_at, chunks))
+        for name, count in batch.num_scheduled_tokens.items():
+            index = row_of.get(name)
+            if index is None or count == 0:  # has ended meanwhile
+                continue
             row = table[index]
-            row[COMPUTED] += count if index < num_running else 0
-            # Of a preempted sequence only the new token counts, and it most likely got one.
-            reached_end = index >= num_running or row[COMPUTED] >= row[TOKENS]
+            if index < num_running:
+                context, reached_end = _compute(row, count)
+            else:
+                reached_end = name not in batch.prefill_chunks
+                context = _stale_context(row, count, reached_end)
+            chunks.append((count, context))
             if not reached_end or row[REMAINING] == 0:
                 continue
             row[TOKENS] += 1
@@ -149,10 +155,16 @@ def _end_in_flight(
     return tuple(batches), gone
 
 
-def _members(scheduled: Mapping[str, int], row_of: Mapping[str, int]) -> list[tuple[int, int]]:
-    """(row, tokens) of a batch's sequences that are still there."""
-    return [(row_of[name], count) for name, count in scheduled.items() if name in row_of and count]
+def _compute(row: Ints, count: int) -> tuple[int, bool]:
+    """(tokens computed before, whether the last known one is now among them)."""
+    context = int(row[COMPUTED])
+    row[COMPUTED] += count
+    return context, bool(row[COMPUTED] >= row[TOKENS])
 
 
-def _chunks(table: Ints, members: Iterable[tuple[int, int]]) -> Chunks:
-    return [(count, int(table[index, COMPUTED])) for index, count in members]
+def _stale_context(row: Ints, count: int, reached_end: bool) -> int:
+    """Tokens that a sequence had computed before a chunk and before its preemption.
+
+    Snapshots do not tell. Where the chunk ended with the last known token, they follow from that.
+    """
+    return max(0, int(row[TOKENS]) - count) if reached_end else 0
