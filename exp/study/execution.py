@@ -26,7 +26,8 @@ MODULES: dict[BackendName, str] = {
     "cluster": "exp.study.backends.cluster",
 }
 """Where each ``run_case`` is; imported only by the process that runs it."""
-AGAIN_S = 1.0
+AGAIN_S = 20.0
+"""How much later a run is told once more to end: what it has started takes time to stop."""
 
 
 @dataclass(frozen=True, slots=True)

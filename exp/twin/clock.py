@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
@@ -71,20 +71,36 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Seconds."""
         return self._no_files.now_s
 
-    def live_in(self, world: World) -> None:
-        """Let this world play while coroutines wait."""
+    def live_in(self, world: World | None) -> None:
+        """Let this world play while coroutines wait; without one, time jumps to the next timer."""
         self._no_files.world = world
 
 
-def run_virtually(loop: VirtualLoop, main: Coroutine[Any, Any, Result]) -> Result:
-    """Run ``main`` to its end, then close the loop.
+def run_virtually(main: Callable[[VirtualLoop], Coroutine[Any, Any, Result]]) -> Result:
+    """Run ``main`` to its end on a loop of its own, then close the loop.
+
+    What is still under way then, as after an interrupt, is cancelled and ends before the loop does.
 
     Raises:
         Stalled: it can never end.
     """
+    loop = VirtualLoop()
     try:
         asyncio.set_event_loop(loop)
-        return loop.run_until_complete(main)
+        return loop.run_until_complete(main(loop))
     finally:
-        asyncio.set_event_loop(None)
-        loop.close()
+        try:
+            _cancel_all(loop)
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _cancel_all(loop: VirtualLoop) -> None:
+    """As ``asyncio.run`` does."""
+    loop.live_in(None)  # an interrupt may have left the world in the middle of a step
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())

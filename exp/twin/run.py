@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -58,9 +59,8 @@ def run_case(
     if requests is None:
         requests = build_workload(case.workload, case.rate_per_s, case.seed)
     units = unit_specs(case) if specs is None else list(specs)
-    loop = VirtualLoop()
     with _garbage_seldom_collected():
-        return run_virtually(loop, _play(loop, case, requests, units))
+        return run_virtually(partial(_play, case, requests, units))
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def _garbage_seldom_collected() -> Iterator[None]:
 
 
 async def _play(
-    loop: VirtualLoop, case: Case, requests: Sequence[WorkloadRequest], specs: list[UnitSpec]
+    case: Case, requests: Sequence[WorkloadRequest], specs: list[UnitSpec], loop: VirtualLoop
 ) -> list[RequestRecord]:
     engines = Engines(
         [EngineSpec(spec.limits, spec.table, case.twin.step_noise) for spec in specs],
@@ -104,17 +104,25 @@ async def _play(
     gateway = TwinGateway(case, settings, specs, fleet, Beliefs(case.lengths, requests, case.seed))
     beside = [asyncio.ensure_future(run()) for run in gateway.background()]
     beside += [asyncio.ensure_future(_suffer(fleet, specs, one)) for one in case.twin.failures]
-    await gateway.warm_up()
+    try:
+        await gateway.warm_up()
+        return await _serve(loop, gateway, requests)
+    finally:
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
+        await gateway.close()
+
+
+async def _serve(
+    loop: VirtualLoop, gateway: TwinGateway, requests: Sequence[WorkloadRequest]
+) -> list[RequestRecord]:
+    """Send each request at its time, and wait for all answers."""
     served = []
     for index, request in enumerate(requests):
         await asyncio.sleep(request.at_s - loop.time())
         served.append(asyncio.ensure_future(gateway.serve(index, request)))
-    records = await asyncio.gather(*served)
-    for task in beside:
-        task.cancel()
-    await asyncio.gather(*beside, return_exceptions=True)
-    await gateway.close()
-    return records
+    return await asyncio.gather(*served)
 
 
 async def _suffer(fleet: TwinFleet, specs: Sequence[UnitSpec], failure: Failure) -> None:

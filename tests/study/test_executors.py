@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -68,17 +69,16 @@ def test_a_run_that_takes_too_long_is_ended() -> None:
     long = msgspec.structs.replace(
         CASE, workload=WorkloadSpec(source="synthetic", num_requests=50_000)
     )
-    started_s = time.perf_counter()
     with pytest.raises(
         CaseError, match=r"small, round_robin, 4/s, seed 1: took longer than 0\.5 s"
     ):
         execute(long, Backend("twin", case_timeout_s=0.5))
-    assert time.perf_counter() - started_s < 20.0
+    gc.collect()  # a coroutine between being made and being handed over, if it came just then
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_deadline_that_comes_in_a_destructor_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python drops exceptions there; the run is ended a second later."""
+    """Python drops exceptions there; the run is told once more, before it has ended by itself."""
 
     class Slow:
         def __del__(self) -> None:
@@ -86,14 +86,13 @@ def test_a_deadline_that_comes_in_a_destructor_is_not_lost(monkeypatch: pytest.M
 
     def run_case(case: Case) -> list[RequestRecord]:
         Slow()  # gone at once
-        time.sleep(5.0)
+        time.sleep(TIMEOUT_S)
         return []
 
     monkeypatch.setattr("exp.twin.run.run_case", run_case)
-    started_s = time.perf_counter()
+    monkeypatch.setattr("exp.study.execution.AGAIN_S", 0.5)
     with pytest.raises(CaseError, match=r"took longer than 0\.1 s"):
         execute(CASE, Backend("twin", case_timeout_s=0.1))
-    assert 0.3 < time.perf_counter() - started_s < 4.0
 
 
 def test_the_cores_of_gateways_and_sidecars_are_told(tmp_path: Path) -> None:

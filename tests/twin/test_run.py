@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -23,6 +24,7 @@ from exp.study.case import (
 )
 from exp.study.records import RequestRecord
 from exp.twin.beliefs import Beliefs
+from exp.twin.fleet import TwinFleet
 from exp.twin.run import run_case
 from exp.workloads.request import WorkloadRequest
 from wire.model_config import ConfigError
@@ -84,6 +86,28 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     first = without_machine_time(played())
     assert first == without_machine_time(played())
     assert first != without_machine_time(played(seed=4))
+
+
+@pytest.mark.parametrize("num_steps", [1, 10, 50])
+def test_an_interrupted_run_leaves_nothing_behind(
+    num_steps: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether requests are still to come, under way or just sent: no task is left to be destroyed
+    while it is pending, which is logged, and none that was never awaited, which is a warning.
+    """
+    left = iter(range(num_steps))
+
+    def advance(fleet: TwinFleet, until_s: float) -> float:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return play(fleet, until_s)
+
+    play = TwinFleet.advance
+    monkeypatch.setattr(TwinFleet, "advance", advance)
+    with pytest.raises(KeyboardInterrupt):
+        played(gateway={"pools": "predictive"})
+    gc.collect()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("system", ["round_robin", "min_llumnix_load", "min_total_delay"])
