@@ -117,14 +117,19 @@ class TwinFleet:
         sidecar = self._by_index[flight.unit]
         if event.kind == FIRST_TOKEN:
             sidecar.first_token(event.index)
-            flight.first_token.set_result(event)
+            _tell(flight.first_token, event)
             return
         sidecar.ended(event.index)
         del self._flights[event.index]
         # Timers that are due together may come in any order.
-        if not flight.first_token.done():
-            flight.first_token.set_result(event)
-        flight.end.set_result(event)
+        _tell(flight.first_token, event)
+        _tell(flight.end, event)
+
+
+def _tell(future: asyncio.Future[EngineEvent], event: EngineEvent) -> None:
+    """Unless it is told already, or nobody waits any more since the run is being ended."""
+    if not future.done():
+        future.set_result(event)
 
 
 class TwinPredictions:

@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
@@ -108,9 +109,7 @@ async def _play(
         await gateway.warm_up()
         return await _serve(loop, gateway, requests)
     finally:
-        for task in beside:
-            task.cancel()
-        await asyncio.gather(*beside, return_exceptions=True)
+        await _end(beside)
         await gateway.close()
 
 
@@ -118,11 +117,21 @@ async def _serve(
     loop: VirtualLoop, gateway: TwinGateway, requests: Sequence[WorkloadRequest]
 ) -> list[RequestRecord]:
     """Send each request at its time, and wait for all answers."""
-    served = []
-    for index, request in enumerate(requests):
-        await asyncio.sleep(request.at_s - loop.time())
-        served.append(asyncio.ensure_future(gateway.serve(index, request)))
-    return await asyncio.gather(*served)
+    served: list[asyncio.Task[RequestRecord]] = []
+    try:
+        for index, request in enumerate(requests):
+            await asyncio.sleep(request.at_s - loop.time())
+            served.append(asyncio.ensure_future(gateway.serve(index, request)))
+        return await asyncio.gather(*served)
+    finally:
+        await _end(served)
+
+
+async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Those that have not ended are cancelled; what any of them raised is of no interest now."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _suffer(fleet: TwinFleet, specs: Sequence[UnitSpec], failure: Failure) -> None:
