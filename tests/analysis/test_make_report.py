@@ -157,7 +157,7 @@ def test_a_click_on_a_head_sorts(tmp_path: Path) -> None:
             "--dump-dom",
             copy.as_uri(),
         ]
-        dom = subprocess.run(command, capture_output=True, timeout=60, check=True).stdout.decode()
+        dom = subprocess.run(command, capture_output=True, timeout=240, check=True).stdout.decode()
         latency = dom[dom.index('<h2 id="latency">') : dom.index('<h2 id="workings">')]
         assert (
             re.findall(r'<tr>\s*<td class="number" data-number="[^"]+">(\d+)</td>', latency)

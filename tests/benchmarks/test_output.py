@@ -17,7 +17,7 @@ def last_line(*arguments: str) -> dict[str, float]:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ def test_the_whatif_benchmark_prints_a_row_for_each_state() -> None:
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -30,7 +30,7 @@ def run(manifest: Path, output: Path, *options: str) -> subprocess.CompletedProc
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

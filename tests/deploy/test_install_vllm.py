@@ -17,7 +17,7 @@ def test_an_environment_behind_a_link_is_not_cleared(tmp_path: Path) -> None:
     (theirs / "precious").touch()
     (tmp_path / ".venv-vllm").symlink_to(theirs)
     command = ["bash", str(tmp_path / SCRIPT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert "remove the link first" in done.stderr
     assert (theirs / "precious").exists()

@@ -43,7 +43,7 @@ class LocalFleet:
             cwd=PROJECT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 

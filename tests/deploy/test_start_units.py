@@ -40,7 +40,7 @@ class Units:
         command += ["--port-offset", str(self.offset), "--units", "2", *options]
         env = {**os.environ, "PYTHON": sys.executable, "PATH": path or os.environ["PATH"]}
         return subprocess.run(
-            command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=600, check=False
         )
 
 

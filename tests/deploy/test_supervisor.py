@@ -42,7 +42,7 @@ def two_servers() -> Plan:
     return Plan(label="two", parts=(web_server("a", first), web_server("b", second)))
 
 
-def make_supervisor(folder: Path, start_timeout_s: float = 20.0) -> Supervisor:
+def make_supervisor(folder: Path, start_timeout_s: float = 240.0) -> Supervisor:
     """A supervisor whose fleet is recorded in the folder."""
     store = Store(folder / "fleet")
     store.logs.mkdir(parents=True)

@@ -23,7 +23,7 @@ from predictor.vllm_plugin.shared_memory import SnapshotReader
 from wire.snapshot import EngineSnapshot
 
 ROOT = Path(__file__).parents[2]
-START_DEADLINE_S = 30.0
+START_DEADLINE_S = 240.0
 MODEL = "test/tiny"
 
 TINY_MODEL: dict[str, Any] = {
@@ -54,7 +54,7 @@ class RunningEmulator:
 
     def get(self, path: str) -> str:
         """The text of a page."""
-        with urllib.request.urlopen(self.url + path, timeout=5) as response:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
             text: str = response.read().decode()
             return text
 

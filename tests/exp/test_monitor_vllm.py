@@ -27,7 +27,7 @@ def complete(url: str) -> None:
         msgspec.json.encode(body),
         {"content-type": "application/json"},
     )
-    urllib.request.urlopen(request, timeout=10).close()
+    urllib.request.urlopen(request, timeout=120).close()
 
 
 def monitor(output: Path, *options: str) -> subprocess.Popen[str]:
@@ -53,7 +53,7 @@ def test_an_engine_is_watched_until_ctrl_c_and_a_dead_one_is_said_to_be(tmp_path
         engine.process.kill()
         wait_until(lambda: rows_of(output, "a")[-1].state != OK)
         process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=10)
+        said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     seen = rows_of(output, "a")
     answered = next(one for one in seen if one.e2e_mean_ms)

@@ -46,7 +46,7 @@ class RunningFleet:
 
     def get(self, path: str) -> Any:
         """JSON from the gateway."""
-        with urllib.request.urlopen(self.gateway + path, timeout=10) as response:
+        with urllib.request.urlopen(self.gateway + path, timeout=120) as response:
             return json.load(response)
 
     def healthy_units(self) -> set[str]:
@@ -75,7 +75,7 @@ def run_fleet(plan_at: Callable[[int], Plan], folder: Path) -> Iterator[RunningF
     plan = plan_at(free_offset(PORTS, random.Random(os.getpid())))
     store = Store(folder / "fleet")
     supervisor = Supervisor(
-        store=store, display=TerminalDisplay(sys.stdout), project=PROJECT, start_timeout_s=180.0
+        store=store, display=TerminalDisplay(sys.stdout), project=PROJECT, start_timeout_s=600.0
     )
     with store.locked():
         supervisor.up(plan)

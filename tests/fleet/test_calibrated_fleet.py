@@ -67,7 +67,7 @@ def _median_error(decisions: list[dict[str, Any]]) -> float:
 
 def _sidecar_metrics(fleet: RunningFleet) -> str:
     (unit,) = fleet.get("/admin/units")
-    with urllib.request.urlopen(unit["predictor_url"] + "/metrics", timeout=10) as response:
+    with urllib.request.urlopen(unit["predictor_url"] + "/metrics", timeout=120) as response:
         text: str = response.read().decode()
     return text
 

@@ -258,7 +258,7 @@ async def fleet(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Flee
         chosen = GatewaySettings(unit=units, **(defaults | settings))
         async with (
             _gateway(chosen) as (app, url),
-            httpx.AsyncClient(base_url=url, timeout=10) as client,
+            httpx.AsyncClient(base_url=url, timeout=120) as client,
         ):
             yield Fleet(client, app, list(engines))
 
@@ -286,7 +286,7 @@ async def _all_serving(engines: tuple[ScriptedEngine, ...]) -> AsyncIterator[lis
         yield [url, *others]
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 5.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
     """Wait until the condition, which another process decides, holds."""
     with anyio.fail_after(timeout_s):
         while True:

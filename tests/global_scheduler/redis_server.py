@@ -32,7 +32,7 @@ def redis_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def _wait_for(port: int) -> None:
-    give_up_s = time.monotonic() + 10
+    give_up_s = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

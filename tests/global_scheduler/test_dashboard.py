@@ -42,7 +42,7 @@ async def test_a_browser_shows_units_rules_and_decisions() -> None:
             stderr=asyncio.subprocess.DEVNULL,
         )
         try:
-            dom = (await asyncio.wait_for(process.communicate(), 60))[0].decode()
+            dom = (await asyncio.wait_for(process.communicate(), 240))[0].decode()
         finally:
             if process.returncode is None:
                 process.kill()

@@ -46,7 +46,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "none.env"
     command = [sys.executable, "-m", "global_scheduler", "--env-file", str(path)]
     ended = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 2
     assert str(path) in ended.stderr

@@ -239,7 +239,7 @@ def run_gateway(folder: Path) -> tuple[int, str]:
         [sys.executable, "-m", "global_scheduler", f"--length-estimator={folder}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     return ended.returncode, ended.stderr
 

@@ -161,7 +161,7 @@ def workers_that_are_ready(
 def test_processes_that_share_a_file_never_exceed_a_quota(tmp_path: Path) -> None:
     """Two gateways that count as fast as they can, at the same time."""
     with workers_that_are_ready(2, _WORKER, str(tmp_path / "quotas.sqlite")) as workers:
-        granted = [int(worker.communicate("go\n", timeout=60)[0]) for worker in workers]
+        granted = [int(worker.communicate("go\n", timeout=240)[0]) for worker in workers]
     assert sum(granted) == 100
 
 
@@ -186,7 +186,7 @@ def test_gateways_that_start_together_can_all_open_the_file(tmp_path: Path) -> N
         for folder in folders:
             folder.mkdir()
             time.sleep(0.02)
-        assert [worker.communicate(timeout=60)[0] for worker in workers] == ["opened\n"] * 4
+        assert [worker.communicate(timeout=240)[0] for worker in workers] == ["opened\n"] * 4
 
 
 @settings(max_examples=40)

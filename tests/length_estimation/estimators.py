@@ -10,7 +10,7 @@ from typing import Any
 from length_estimation.online.estimator import OnlineEstimator
 from wire.length import LengthQuestion
 
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0
 """The deadline where a test is not about it."""
 
 

@@ -32,7 +32,7 @@ class Gate:
         self.thread_names.add(threading.current_thread().name)
         self.now_s += len(numbers)
         self.started.release()
-        assert self._may_end.acquire(timeout=10)
+        assert self._may_end.acquire(timeout=60)
         if -1 in numbers:
             raise OSError("minus one")
         return [2 * number if number else InferenceFailed("zero") for number in numbers]
@@ -47,7 +47,7 @@ class Gate:
 
     async def wait_started(self) -> None:
         """Until one more batch has started."""
-        assert await asyncio.to_thread(self.started.acquire, timeout=10)
+        assert await asyncio.to_thread(self.started.acquire, timeout=60)
 
 
 @asynccontextmanager

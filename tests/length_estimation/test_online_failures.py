@@ -71,7 +71,7 @@ async def test_late_answers_are_missed_counted_and_remembered(slow_folder: Path)
     async with running(slow_folder, deadline_s=0.005) as estimator:
         assert await estimator.try_estimate(asking()) is None
         assert estimator.figures().not_estimated == {"deadline": 1}
-        ends_s = time.perf_counter() + 10
+        ends_s = time.perf_counter() + 60
         while await estimator.try_estimate(asking()) is None:
             assert time.perf_counter() < ends_s
             await asyncio.sleep(0.01)
@@ -144,7 +144,7 @@ async def test_closing_leaves_nobody_waiting(slow_folder: Path) -> None:
         asked = [asyncio.ensure_future(estimator.try_estimate(asking(f"{n}"))) for n in range(4)]
         await asyncio.sleep(0.005)
         await estimator.close()
-        answers = await asyncio.wait_for(asyncio.gather(*asked), timeout=10)
+        answers = await asyncio.wait_for(asyncio.gather(*asked), timeout=60)
         assert [answer is None for answer in answers].count(False) <= 1
         assert await estimator.try_estimate(asking("later")) is None
 

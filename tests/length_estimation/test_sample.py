@@ -377,7 +377,7 @@ def test_a_run_that_is_stopped_leaves_no_half_data_set(
     rows = os.open(file, os.O_RDWR)  # does not wait for the other side
     try:
         os.write(rows, b'{"prompt": "a", "response": "b"}\n')
-        give_up_s = time.monotonic() + 60
+        give_up_s = time.monotonic() + 240
         while not list(tmp_path.glob(".set-*")) and time.monotonic() < give_up_s:
             time.sleep(0.05)
         assert list(tmp_path.glob(".set-*"))

@@ -94,13 +94,13 @@ def running_sidecar(engine_url: str, *options: str) -> Iterator[Sidecar]:
     ]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20.0) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120.0) as client:
             sidecar = Sidecar(client, process.pid, engine_id)
             sidecar.wait_until(lambda: _backend_is_loaded(client, process))
             yield sidecar
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+        assert process.wait(timeout=120) in (0, -signal.SIGTERM)
 
 
 def _backend_is_loaded(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:

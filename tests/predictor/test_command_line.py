@@ -61,7 +61,7 @@ def test_without_a_folder_for_compiled_code_the_error_says_what_to_do() -> None:
         env=os.environ | {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert ended.returncode == 2

@@ -29,7 +29,7 @@ QUESTION = {"request_id": "q", "num_prompt_tokens": 300, "expected_output_tokens
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line as a process of its own."""
     command = [sys.executable, "-m", "predictor", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture

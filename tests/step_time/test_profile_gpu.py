@@ -30,7 +30,7 @@ def profile(folder: Path, *options: str, **changes: object) -> subprocess.Comple
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
 

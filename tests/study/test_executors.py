@@ -25,7 +25,7 @@ from exp.study.executors import LocalExecutor, RayExecutor
 from exp.study.records import RequestRecord
 from exp.study.tables import to_records
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 600.0
 CASE = Case(
     scenario="small",
     system="round_robin",

@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 SCRIPT = PROJECT / "exp/end_to_end_exp_scripts/a30_main/main_experiment.sh"
 RATES = (12.0, 24.0, 36.0)
 SYSTEMS = ("llumnix_minus", "block", "astrolabe", "astrolabe_oracle")
-TIMEOUT_S = 280.0
+TIMEOUT_S = 800.0
 
 
 def start(out: Path) -> subprocess.Popen[str]:

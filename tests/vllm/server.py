@@ -20,8 +20,8 @@ from exp.vllm_cpu.command import vllm_command
 from predictor.vllm_plugin.shared_memory import snapshot_path
 from tests.vllm.environment import MODEL_DIR, quiet_environment, vllm_python
 
-START_TIMEOUT_S = 180.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def _wait_until_open(process: subprocess.Popen[bytes], port: int, log_path: Path
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection(("127.0.0.1", port), timeout=10).close()
         except OSError:
             time.sleep(0.2)
         else:

@@ -20,7 +20,7 @@ def seen() -> dict[str, Any]:
     """What every scenario saw."""
     command = [str(vllm_python()), "-m", "tests.vllm.offline_scenarios", str(MODEL_DIR)]
     run = subprocess.run(
-        command, cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=120
+        command, cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=600
     )
     assert run.returncode == 0, run.stderr
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])

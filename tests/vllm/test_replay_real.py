@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from functools import partial
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import aiohttp
@@ -25,24 +27,41 @@ from wire.snapshot import EngineSnapshot, SequenceState
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.anyio]
 
-NUM_REQUESTS = 300
-RATE_PER_S = 12.0
+KV_CACHE_MIB = 16
+NUM_PAIRS = {False: 300, True: 200}
+"""Steps to be compared with the next one, by ``was_preempted``: new requests come until then."""
+MOST_REQUESTS = 500
 MAX_TOKENS = 200
+# By the engine's own pace: a slower machine gets the same load at a slower rate.
+STEPS_BETWEEN_ARRIVALS = 0.5
+WAVES = (35, 90)
+"""So many requests at a time, in turn; the second number overfills the memory."""
+EBB = 10
+"""The next wave comes when so few are left."""
 READ_PAUSE_S = 0.0005
+POLL_S = 0.002
 # Two layers of random weights: steps of some milliseconds, and answers that end anywhere, since
 # one token in a hundred ends them.
 TINY = ("--load-format", "dummy", "--hf-overrides", '{"num_hidden_layers": 2}')
 STOP_TOKENS = list(range(100, 600))
 
 
+def was_preempted(snapshot: EngineSnapshot) -> bool:
+    """Whether any request that the engine holds was, and is computed again."""
+    return any(state.num_preemptions for state in [*snapshot.running, *snapshot.waiting])
+
+
 class Recorder:
-    """Keeps every state that an engine publishes, on a thread of its own."""
+    """Keeps what an engine publishes, on a thread of its own."""
 
     def __init__(self, engine_id: str) -> None:
         self._reader = SnapshotReader(engine_id)
-        self._payloads: list[bytes] = []
+        self._with_new_batch: dict[int, EngineSnapshot] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run)
+        self.step = 0
+        """The engine's last one."""
+        self._num_pairs = Counter[bool]()
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -56,23 +75,31 @@ class Recorder:
             self._reader.close()
 
     def _run(self) -> None:
+        decode = msgspec.msgpack.Decoder(EngineSnapshot).decode
         last = None
         while not self._stopping.is_set():
             payload = self._reader.try_read()
             if payload is not None and payload != last:
-                self._payloads.append(payload)
+                self._note(decode(payload))
                 last = payload
             time.sleep(READ_PAUSE_S)
 
-    def with_new_batch(self) -> list[EngineSnapshot]:
-        """The first state of each step that has a batch in flight, in order."""
-        decode = msgspec.msgpack.Decoder(EngineSnapshot).decode
-        first: dict[int, EngineSnapshot] = {}
-        for payload in self._payloads:
-            snapshot = decode(payload)
-            if snapshot.in_flight:
-                first.setdefault(snapshot.step, snapshot)
-        return list(first.values())
+    def _note(self, snapshot: EngineSnapshot) -> None:
+        self.step = snapshot.step
+        if snapshot.in_flight and snapshot.step not in self._with_new_batch:
+            self._with_new_batch[snapshot.step] = snapshot
+            before = self._with_new_batch.get(snapshot.step - 1)
+            if before is not None:
+                self._num_pairs[was_preempted(before)] += 1
+
+    def has_enough(self) -> bool:
+        """Pairs of both kinds."""
+        return all(self._num_pairs[kind] >= num for kind, num in NUM_PAIRS.items())
+
+    def pairs(self) -> list[tuple[EngineSnapshot, EngineSnapshot]]:
+        """The first states with their batches in flight of two steps one after the other."""
+        in_order = pairwise(self._with_new_batch.values())
+        return [(one, two) for one, two in in_order if two.step == one.step + 1]
 
 
 async def complete(session: aiohttp.ClientSession, server: Server, name: str, prompt: str) -> int:
@@ -92,22 +119,45 @@ async def complete(session: aiohttp.ClientSession, server: Server, name: str, pr
     return int(usage["completion_tokens"])
 
 
-async def serve(server: Server) -> dict[str, int]:
+async def until(condition: Callable[[], bool]) -> None:
+    """An engine tells nobody what it has done; it has to be looked at."""
+    while True:
+        if condition():
+            return
+        await anyio.sleep(POLL_S)
+
+
+async def serve(server: Server, recorder: Recorder) -> dict[str, int]:
     """Send real prompts, in waves that overfill the KV cache; output tokens by request id."""
     rng = random.Random(0)
     lengths: dict[str, int] = {}
-    prompts = sample_prompts(NUM_REQUESTS, rng)
-    timeout = aiohttp.ClientTimeout(total=120)
+    num_sent, waves = 0, cycle(WAVES)
+    wave = next(waves)
 
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    def in_flight() -> int:
+        return num_sent - len(lengths)
 
-        async def one(name: str, prompt: str) -> None:
-            lengths[name] = await complete(session, server, name, prompt)
+    def is_time(next_step: float) -> bool:
+        return recorder.step >= next_step or not in_flight()
 
-        async with anyio.create_task_group() as sending:
-            for index, prompt in enumerate(prompts):
-                sending.start_soon(one, f"r{index}", prompt)
-                await anyio.sleep(rng.expovariate(RATE_PER_S))
+    async def one(name: str, prompt: str) -> None:
+        lengths[name] = await complete(session, server, name, prompt)
+
+    # No deadline but the test's: how long an answer takes is the machine's affair.
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as session,
+        anyio.create_task_group() as sending,
+    ):
+        for prompt in sample_prompts(MOST_REQUESTS, rng):
+            if recorder.has_enough():
+                break
+            sending.start_soon(one, f"r{num_sent}", prompt)
+            num_sent += 1
+            steps = rng.expovariate(1 / STEPS_BETWEEN_ARRIVALS)
+            await until(partial(is_time, recorder.step + steps))
+            if in_flight() >= wave:
+                await until(lambda: in_flight() <= EBB)
+                wave = next(waves)
     return lengths
 
 
@@ -149,40 +199,40 @@ def true_lengths(states: list[SequenceState], by_name: dict[str, int]) -> dict[s
     return {state.request_id: by_name[state.request_id.split("-")[1]] for state in states}
 
 
-@pytest.mark.timeout(280)
-@pytest.mark.parametrize(
-    ("kv_cache_mib", "least_share"),
-    [
-        pytest.param(32, 0.999, id="ample memory"),
-        # A snapshot does not say which blocks are reused first, and hits are not looked up in
-        # every step; both matter when preempted requests come back.
-        pytest.param(16, 0.98, id="tight memory"),
-    ],
-)
-async def test_next_batches_are_foretold(
-    tmp_path: Path, kv_cache_mib: int, least_share: float
-) -> None:
+def mispredicted(
+    before: EngineSnapshot, after: EngineSnapshot, by_name: dict[str, int]
+) -> list[str]:
+    """Who, of the kernel and the reference, expects another next batch than the real one."""
+    unseen = arrivals_between(before, after)
+    lengths = true_lengths([*before.running, *before.waiting, *unseen], by_name)
+    real: list[Batch] = [list(after.in_flight[-1].num_scheduled_tokens.items())]
+    # Of two steps the first may be empty.
+    kernel = play_kernel(before, sent_requests(before, unseen, lengths), max_steps=2)
+    reference = play_reference(before, lengths.__getitem__, unseen, max_steps=1)
+    expected = {"kernel": kernel.batches[:1], "reference": reference.batches}
+    return [player for player, batches in expected.items() if batches != real]
+
+
+@pytest.mark.timeout(1800)
+async def test_next_batches_are_foretold(tmp_path: Path) -> None:
     """The next batch is exactly the one that the kernel expects, and the one that the reference
     expects. Requests that come in between are laid over, as a gateway that sent them would.
+
+    Where requests were preempted and come back, four in a hundred may differ: a snapshot does not
+    say which blocks are reused first, and hits are not looked up in every step.
     """
-    with running_server(tmp_path, kv_cache_mib * 2**20, extra_args=TINY) as server:
+    with running_server(tmp_path, KV_CACHE_MIB * 2**20, extra_args=TINY) as server:
         recorder = Recorder(server.engine_id)
         with recorder.recording():
-            by_name = await serve(server)
-    snapshots = recorder.with_new_batch()
-    pairs = [(one, two) for one, two in pairwise(snapshots) if two.step == one.step + 1]
-    assert len(pairs) > 500
-    wrong: dict[str, list[int]] = {"kernel": [], "reference": []}
-    for before, after in pairs:
-        unseen = arrivals_between(before, after)
-        lengths = true_lengths([*before.running, *before.waiting, *unseen], by_name)
-        real: list[Batch] = [list(after.in_flight[-1].num_scheduled_tokens.items())]
-        # Of two steps the first may be empty.
-        kernel = play_kernel(before, sent_requests(before, unseen, lengths), max_steps=2)
-        reference = play_reference(before, lengths.__getitem__, unseen, max_steps=1)
-        if kernel.batches[:1] != real:
-            wrong["kernel"].append(before.step)
-        if reference.batches != real:
-            wrong["reference"].append(before.step)
-    for steps in wrong.values():
-        assert len(steps) <= (1 - least_share) * len(pairs), (wrong, len(pairs))
+            by_name = await serve(server, recorder)
+    compared = Counter[bool]()
+    wrong: dict[tuple[bool, str], list[int]] = defaultdict(list)
+    for before, after in recorder.pairs():
+        kind = was_preempted(before)
+        compared[kind] += 1
+        for player in mispredicted(before, after, by_name):
+            wrong[kind, player].append(before.step)
+    assert all(compared[kind] >= num for kind, num in NUM_PAIRS.items())
+    for (kind, player), steps in wrong.items():
+        assert kind, (player, steps)
+        assert len(steps) <= 0.04 * compared[kind], (player, steps, compared)

@@ -49,7 +49,7 @@ def test_vllms_benchmark_runs_against_the_gateway(
     command += ["--save-detailed", "--save-result"]
     command += ["--result-dir", str(tmp_path), "--result-filename", "result.json"]
     ran = subprocess.run(
-        command, cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=180
+        command, cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=600
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     theirs = json.loads((tmp_path / "result.json").read_bytes())
