@@ -1,5 +1,6 @@
 """Fixtures of every test."""
 
+import os
 import signal
 
 import pytest
@@ -13,9 +14,11 @@ settings.load_profile("astrolabe")
 
 def pytest_configure() -> None:
     """A shell has what it starts in the background ignore interrupts, which processes that tests
-    start and interrupt would inherit."""
+    start and interrupt would inherit. And the threads of tiny models only wait for one another,
+    for ever so long where other processes have the cores."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
