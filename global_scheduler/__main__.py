@@ -23,6 +23,7 @@ from global_scheduler.serving import (
     tune_collector,
 )
 from global_scheduler.settings import GatewaySettings
+from global_scheduler.settings.policy_names import with_one_name
 from global_scheduler.workers.processes import Workers
 from length_estimation.model_folder import ModelFolderError
 from wire.model_config import ConfigError
@@ -38,7 +39,7 @@ def main() -> int:
         _serve(settings)
     except ValidationError as error:
         for item in error.errors():
-            flag = "--" + "-".join(str(part) for part in item["loc"]).replace("_", "-")
+            flag = "--" + str(item["loc"][0]).replace("_", "-")
             print(f"error: {flag}: {item['msg']} (got {item['input']!r})", file=sys.stderr)
         return 2
     except (GatewayError, ConfigError, ModelFolderError, OSError) as error:
@@ -85,7 +86,19 @@ def read_settings(argv: Sequence[str]) -> GatewaySettings:
         __doc__ = GatewaySettings.__doc__
         model_config = SettingsConfigDict(env_file=path)
 
-    return CliApp.run(SettingsWithFile, cli_args=list(argv))
+    return CliApp.run(SettingsWithFile, cli_args=_with_one_policy(argv))
+
+
+def _with_one_policy(argv: Sequence[str]) -> list[str]:
+    """``--scheduler`` as ``--policy``, so that either comes before either name in the file."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    # Values that are missing are left to the parser of all flags.
+    finder.add_argument("--policy", nargs="?", default=argparse.SUPPRESS)
+    finder.add_argument("--scheduler", nargs="?")
+    known, others = finder.parse_known_args(argv)
+    if known.scheduler is None:
+        return list(argv)
+    return [*others, *(f"--{name}={value}" for name, value in with_one_name(vars(known)).items())]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from math import isinf
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator, model_validator
 
 from global_scheduler.admission import Headroom, Miss
 from global_scheduler.decisions import CAPACITY, DecisionLog
@@ -17,7 +17,8 @@ from global_scheduler.errors import Forbidden, Unauthorized
 from global_scheduler.health import HealthChecker
 from global_scheduler.lengths import Lengths
 from global_scheduler.policies import POLICIES
-from global_scheduler.settings import GatewaySettings, PolicyName
+from global_scheduler.settings import GatewaySettings
+from global_scheduler.settings.policy_names import AskedPolicy, OtherName, with_one_name
 from global_scheduler.settings.queueing import HoldAbove, hold_above_s
 from global_scheduler.slo import parse_goal_defaults
 from global_scheduler.units import Unit, UnitRegistry, new_unit
@@ -40,7 +41,9 @@ class RoutingIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    policy: PolicyName | None = None
+    policy: AskedPolicy | None = None
+    scheduler: OtherName = None
+    """Another name for ``policy``."""
     num_query_predictors: NonNegativeInt | None = None
     hold_above_ms: HoldAbove | None = None
     slo_miss: Miss | None = None
@@ -48,6 +51,11 @@ class RoutingIn(BaseModel):
     slo_headroom: Headroom | None = None
     slo: list[str] | None = None
     """Default goals, as ``--slo`` takes them; they take the place of all there were."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, given: Any) -> Any:
+        return with_one_name(given) if isinstance(given, dict) else given
 
     @field_validator("slo")
     @classmethod

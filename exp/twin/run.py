@@ -23,6 +23,7 @@ from exp.twin.units import UnitSpec, unit_specs
 from exp.workloads.build import build_workload
 from exp.workloads.request import WorkloadRequest
 from global_scheduler.settings import GatewaySettings
+from global_scheduler.settings.sources import SourceWithOtherNames
 
 
 class CaseSettings(GatewaySettings):
@@ -38,7 +39,7 @@ class CaseSettings(GatewaySettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What a case says, and defaults."""
-        return (init_settings,)
+        return (SourceWithOtherNames(init_settings),)
 
 
 def run_case(

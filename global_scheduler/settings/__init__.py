@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from global_scheduler.settings.gateway import GatewaySettings, PolicyName
+from global_scheduler.settings.gateway import GatewaySettings
 
-__all__ = ["GatewaySettings", "PolicyName"]
+__all__ = ["GatewaySettings"]

@@ -15,28 +15,20 @@ from pydantic import (
     SecretStr,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
-from global_scheduler.policies import POLICIES
+from global_scheduler.settings.policy_names import AskedPolicy, OtherName
 from global_scheduler.settings.pools import PoolSettings
 from global_scheduler.settings.provisioning import ProvisioningSettings
 from global_scheduler.settings.queueing import QueueSettings
 from global_scheduler.settings.quotas import QuotaSettings
+from global_scheduler.settings.sources import SourceWithOtherNames
 
-PolicyName = Literal[
-    "min_total_delay",
-    "min_new_request_latency",
-    "min_total_unprocessed_tokens",
-    "min_llumnix_load",
-    "token_load",
-    "affinity",
-    "locality",
-    "load_balanced",
-    "least_outstanding",
-    "power_of_two",
-    "round_robin",
-    "random",
-]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -81,7 +73,13 @@ class GatewaySettings(
         description="processes that relay between clients and engines; with more than one, another "
         "process decides for all of them",
     )
-    policy: PolicyName = Field(default="min_total_delay", description="how a unit is chosen")
+    policy: AskedPolicy = Field(
+        default="min_total_delay",
+        description="how a unit is chosen; min_lunmnix_load is min_llumnix_load",
+    )
+    scheduler: OtherName = Field(
+        default=None, exclude=True, description="another name for --policy"
+    )
     num_query_predictors: NonNegativeInt = Field(
         default=0,
         description="sidecars asked for each request, drawn at random (power of k); 0 asks all",
@@ -153,10 +151,20 @@ class GatewaySettings(
             return value
         return [part for part in re.split(r",(?!https?://)", value) if part]
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The usual ones in their usual order."""
+        sources = (init_settings, env_settings, dotenv_settings, file_secret_settings)
+        return tuple(SourceWithOtherNames(source) for source in sources)
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the gateway."""
         return self.host in LOOPBACK
-
-
-assert set(PolicyName.__args__) == set(POLICIES)  # type: ignore[attr-defined]

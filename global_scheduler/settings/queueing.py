@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
@@ -30,10 +29,6 @@ ConcurrencyLimit = PositiveInt | Literal["auto", "none"]
 HoldAbove = NonNegativeFloat | Literal["never"]
 
 
-def environment_or_none() -> str:
-    return os.environ.get("WORKER_CONCURRENCY_LIMIT", "none")
-
-
 def hold_above_s(hold_above_ms: HoldAbove) -> float:
     return float("inf") if hold_above_ms == "never" else hold_above_ms / 1e3
 
@@ -42,8 +37,7 @@ class QueueSettings(BaseModel):
     """Where requests wait until a unit has room."""
 
     worker_concurrency_limit: ConcurrencyLimit = Field(
-        default_factory=environment_or_none,
-        validate_default=True,
+        default="none",
         description="requests at a time on each unit, more wait in the gateway; auto: the most "
         "with which the TPOT goal is still met; none: --hold-above-ms alone decides. Static and "
         "qhap pools need one, such as AdaSplit's 8. Also taken from WORKER_CONCURRENCY_LIMIT",

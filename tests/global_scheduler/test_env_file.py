@@ -13,6 +13,13 @@ from global_scheduler.__main__ import read_settings
 
 PROJECT = Path(__file__).parents[2]
 STATIC = ["--env-file", str(PROJECT / "config/router_static.env")]
+DYNAMIC = ["--env-file", str(PROJECT / "config/router_dynamic.env")]
+
+
+@pytest.fixture(autouse=True)
+def no_limit_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have one."""
+    monkeypatch.delenv("WORKER_CONCURRENCY_LIMIT", raising=False)
 
 
 def test_the_static_router_is_adasplits_baseline() -> None:
@@ -21,6 +28,30 @@ def test_the_static_router_is_adasplits_baseline() -> None:
     assert (settings.pools, settings.num_long_units, settings.stealing) == ("static", 2, "off")
     assert (settings.worker_concurrency_limit, settings.queue_order) == (8, "fifo")
     assert (settings.policy, settings.provisioning) == ("least_outstanding", "off")
+
+
+def test_the_dynamic_router_is_adasplits_own() -> None:
+    """Q-HAP and RASP with its figures, and its limit that lets requests wait in the gateway."""
+    settings = read_settings(DYNAMIC)
+    limits = settings.regime_rules.qhap
+    assert (settings.pools, settings.stealing) == ("qhap", "rasp")
+    assert (limits.scale_up_above, limits.scale_down_below) == (10, 2)
+    assert (limits.min_short, limits.cooldown_s) == (1, 5.0)
+    assert settings.rasp_tau_cool_s == 2.0
+    assert (settings.worker_concurrency_limit, settings.queue_order) == (8, "fifo")
+    assert (settings.policy, settings.provisioning) == ("least_outstanding", "off")
+
+
+def test_adasplits_variable_is_read_wherever_ours_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a file, and in the environment, which comes before the file."""
+    path = tmp_path / "gateway.env"
+    path.write_text("WORKER_CONCURRENCY_LIMIT=12\n")
+    assert read_settings(["--env-file", str(path)]).worker_concurrency_limit == 12
+    monkeypatch.setenv("WORKER_CONCURRENCY_LIMIT", "16")
+    assert read_settings(DYNAMIC).worker_concurrency_limit == 16
+    assert read_settings([*DYNAMIC, "--worker-concurrency-limit", "4"]).first_limit == 4
 
 
 def test_flags_come_before_the_environment_and_that_before_the_file(
