@@ -23,7 +23,7 @@ from exp.open_loop import SentPrompt, poisson_arrivals_s, sample_prompts, send_o
 from predictor.step_time.base import BatchShape, StepTime
 from predictor.step_time.gpus import GPUS
 from predictor.step_time.roofline import RooflineStepTime
-from wire.model_config import load_model_config
+from wire.model_config import HF_CONFIG_HELP, load_model_config
 
 HEADER = (
     f"{'#':>4} {'unit':<12} {'policy':<24} {'tokens':>11}"
@@ -177,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path("config/llama_config.json"),
         help="of the units, for the replay in hindsight (default: %(default)s)",
     )
+    made.add_argument("--hf-config", type=Path, help=HF_CONFIG_HELP)
     made.add_argument("--gpu", choices=sorted(GPUS), default="A30", help="of the units")
     made.add_argument("--speed", type=float, default=1.0, help="the emulators' --speed")
     made.add_argument("--output", type=Path, help="write requests and summary here as JSON")
@@ -186,7 +187,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Send, show, sum up; 1 if a request failed."""
     options = parser().parse_args()
-    model = load_model_config(options.model_config)
+    model = load_model_config(options.model_config, options.hf_config)
     load = Load(
         gateway=options.gateway.rstrip("/"),
         num_requests=options.requests,

@@ -29,7 +29,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 from tqdm import tqdm
 
-from wire.model_config import ConfigError, ModelConfig, load_model_config
+from wire.model_config import HF_CONFIG_HELP, ConfigError, ModelConfig, load_model_config
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOKENS = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192]
@@ -253,7 +253,7 @@ def main(arguments: list[str]) -> int:
     try:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("--device cuda: PyTorch finds no GPU")
-        model = load_model_config(options.model_config)
+        model = load_model_config(options.model_config, options.hf_config)
         operators = Operators(model, options.device)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -280,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model-config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--hf-config", type=Path, metavar="PATH", help=HF_CONFIG_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--max-tokens", type=int, default=TOKENS[-1], help="in a batch or chunk")

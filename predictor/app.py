@@ -29,7 +29,7 @@ from predictor.state.select import make_selector
 from predictor.step_time.gpus import find_gpu
 from predictor.step_time.roofline import num_gpu_blocks
 from predictor.turns import Turns
-from wire.model_config import load_model_config
+from wire.model_config import read_model_config
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ class App:
     """``POST /predict*`` goes to the data path, everything else to FastAPI."""
 
     def __init__(self, settings: ServeSettings, clock: Callable[[], float]) -> None:
-        model = load_model_config(settings.model_config_path)
+        self._model = read_model_config(settings.model_config_path, settings.hf_config)
+        model = self._model.config
         gpu = find_gpu(settings.gpu)
         blocks = num_gpu_blocks(model, gpu)
         self._limits = limits_of(model, blocks)
@@ -87,7 +88,7 @@ class App:
             max_body_bytes=settings.max_body_bytes,
             max_questions=settings.max_questions,
         )
-        self._control = control_app(self._service, metrics, step_time, self._lifespan)
+        self._control = control_app(self._service, metrics, step_time, self._model, self._lifespan)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -98,6 +99,8 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, control: FastAPI) -> AsyncIterator[None]:
+        if self._model.note:
+            logger.info("%s", self._model.note)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._warm_up_and_learn)
             try:

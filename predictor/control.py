@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from fastapi import FastAPI, Request, Response
 from starlette.types import Lifespan
@@ -12,15 +14,22 @@ from predictor.errors import PredictorError
 from predictor.learning import LiveStepTime
 from predictor.metrics import SidecarMetrics
 from predictor.service import PredictionService
+from wire.model_config import ReadModel
 
 
 def control_app(
     service: PredictionService,
     metrics: SidecarMetrics,
     step_time: LiveStepTime,
+    model: ReadModel,
     lifespan: Lifespan[FastAPI],
 ) -> FastAPI:
     """``/state``, ``/health``, ``/ready``, ``/metrics`` and ``/docs``."""
+    shown_model = {
+        "name": model.config.model_name,
+        "completed_fields": model.completed,
+        "completed_from": model.source or None,
+    }
     app = FastAPI(
         title="Astrolabe predictor",
         summary="What would happen to a request that this engine got now?",
@@ -41,9 +50,9 @@ def control_app(
         return Response(msgspec.json.encode(shown), media_type=JSON)
 
     @app.get("/health")
-    async def health() -> dict[str, str]:
-        """The process is alive."""
-        return {"status": "ok"}
+    async def health() -> dict[str, Any]:
+        """The process is alive; what model it takes the engine's to be."""
+        return {"status": "ok", "model": shown_model}
 
     @app.get("/ready")
     async def ready() -> dict[str, str]:

@@ -24,7 +24,7 @@ from predictor.step_time.profiles import (
 )
 from predictor.step_time.roofline import RooflineStepTime, operator_times_ms
 from predictor.step_time.vidur_profile import read_profile
-from wire.model_config import ConfigError, ModelConfig, load_model_config
+from wire.model_config import HF_CONFIG_HELP, ConfigError, ModelConfig, read_model_config
 
 MIN_STEPS = 50
 """Fewer say too little about an engine to be saved."""
@@ -55,15 +55,23 @@ def main(arguments: list[str]) -> int:
     try:
         if options.roofline:
             path, gpu = options.roofline
-            _print_roofline(RooflineStepTime(load_model_config(Path(path)), find_gpu(gpu)), options)
+            model = _read(Path(path), options.hf_config)
+            _print_roofline(RooflineStepTime(model, find_gpu(gpu)), options)
             return 0
         if not (options.model_config and options.gpu and options.name):
             parser.error("--model-config, --gpu and --name are needed")
-        model = load_model_config(options.model_config)
+        model = _read(options.model_config, options.hf_config)
         return _import_vidur(options, model) if options.import_vidur else _fit(options, model)
     except (ConfigError, ConfigurationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _read(path: Path, hf_config: Path | None) -> ModelConfig:
+    read = read_model_config(path, hf_config)
+    if read.note:
+        print(f"note: {read.note}", file=sys.stderr)
+    return read.config
 
 
 def _fit(options: argparse.Namespace, model: ModelConfig) -> int:
@@ -216,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help=f"saved as {PROFILES}/NAME.json; a path is taken as it is")
     parser.add_argument("--model-config", type=Path, metavar="FILE", help="what the unit serves")
+    parser.add_argument("--hf-config", type=Path, metavar="PATH", help=HF_CONFIG_HELP)
     parser.add_argument("--gpu", metavar="GPU", help=f"one of {', '.join(GPUS)}")
     return parser
 

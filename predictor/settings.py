@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from predictor.state.select import STALE_AFTER_S, StateChoice
+from wire.model_config import HF_CONFIG_HELP
 
 BackendName = Literal["fast", "vidur"]
 Rules = Literal["vllm", "sarathi"]
@@ -50,8 +51,10 @@ class ServeSettings(BaseSettings):
     model_config_path: Path = Field(
         # pydantic keeps the name model_config for itself
         validation_alias=AliasChoices("model-config", "ASTROLABE_PREDICTOR_MODEL_CONFIG"),
-        description="JSON file of the model: its architecture and the limits of vLLM's scheduler",
+        description="JSON file of the model: the limits of vLLM's scheduler, and its architecture "
+        "if that is not known here",
     )
+    hf_config: Path | None = Field(None, description=HF_CONFIG_HELP)
     gpu: str = Field(description="the GPU's name, such as A30, A100-80G, H100 or CPU")
     backend: BackendName = Field(
         "fast",

@@ -28,7 +28,13 @@ from predictor.state.select import StateSelector
 from predictor.state.validate import read_json
 from predictor.step_time.gpus import find_gpu
 from predictor.turns import Turns
-from wire.model_config import ConfigError, ModelConfig, load_model_config
+from wire.model_config import (
+    HF_CONFIG_HELP,
+    ConfigError,
+    ReadModel,
+    complete_model_config,
+    read_model_config,
+)
 from wire.prediction import PredictBatchRequest, PredictBatchResponse
 from wire.snapshot import EngineSnapshot
 
@@ -49,9 +55,12 @@ def main(arguments: list[str]) -> int:
     try:
         snapshot = _read(options.snapshot, read_json)
         batch, is_single = _read(options.request, read_question)
-        model = _model(options.model_config, snapshot)
+        read = _model(options.model_config, options.hf_config, snapshot)
+        model = read.config
         gpu = find_gpu(options.gpu)
         backend = make_backend(options.backend, options.rules, model, gpu, options.profile)
+        if read.note:
+            print(f"note: {read.note}", file=sys.stderr)
         if options.profile is None:
             shown = f"{model.model_name} on {gpu.name}"
             print(f"note: step times are those of the data sheet, {shown}", file=sys.stderr)
@@ -123,19 +132,34 @@ def _read(path: Path, read: Callable[[bytes], _Read]) -> _Read:
         raise InvalidQuestion(f"{path}: {error}") from error
 
 
-def _model(path: Path | None, snapshot: EngineSnapshot) -> ModelConfig:
+def _model(path: Path | None, hf_config: Path | None, snapshot: EngineSnapshot) -> ReadModel:
     """The given configuration, or the one of the model that the snapshot names."""
     if path is not None:
-        return load_model_config(path)
-    for candidate in sorted(MODEL_CONFIGS.glob("*.json")):
+        return read_model_config(path, hf_config)
+    for candidate in [] if hf_config else sorted(MODEL_CONFIGS.glob("*.json")):
         with contextlib.suppress(ConfigError):  # there are other files than models'
-            model = load_model_config(candidate)
-            if model.model_name == snapshot.model:
-                return model
-    raise ConfigurationError(
-        f"--model-config: no file in {MODEL_CONFIGS}/ is of the snapshot's model "
-        f"(got {snapshot.model!r})"
-    )
+            read = read_model_config(candidate)
+            if read.config.model_name == snapshot.model:
+                return read
+    try:
+        return complete_model_config(Path("the snapshot"), _limits_of(snapshot), hf_config)
+    except ConfigError as error:
+        raise ConfigurationError(
+            f"--model-config: no file in {MODEL_CONFIGS}/ is of the snapshot's model; {error}"
+        ) from error
+
+
+def _limits_of(snapshot: EngineSnapshot) -> dict[str, object]:
+    """What a model's configuration says beside the architecture."""
+    limits = snapshot.limits
+    return {
+        "model_name": snapshot.model,
+        "max_batch_size": limits.max_num_seqs,
+        "chunk_size": limits.max_num_batched_tokens,
+        "block_size": limits.block_size,
+        "max_model_len": limits.max_model_len,
+        "num_gpu_blocks": limits.num_gpu_blocks,
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,7 +189,8 @@ def _parser() -> argparse.ArgumentParser:
         "--model-config",
         type=Path,
         metavar="FILE",
-        help=f"default: the file in {MODEL_CONFIGS}/ of the snapshot's model",
+        help=f"default: the file in {MODEL_CONFIGS}/ of the snapshot's model, or what is known",
     )
+    parser.add_argument("--hf-config", type=Path, metavar="PATH", help=HF_CONFIG_HELP)
     parser.add_argument("--gpu", default=DEFAULT_GPU, help="default: %(default)s")
     return parser

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-AnyModel = TypeVar("AnyModel", bound=BaseModel)
+from wire.architectures import ARCHITECTURES, MIXTURES_OF_EXPERTS, Architecture, known_id
+from wire.config_files import ConfigError, describe, load_config
+from wire.hf_config import read_hf_config
+
+__all__ = [
+    "HF_CONFIG_HELP",
+    "ConfigError",
+    "DType",
+    "ModelConfig",
+    "ReadModel",
+    "complete_model_config",
+    "describe",
+    "load_config",
+    "load_model_config",
+    "read_model_config",
+]
+
 DType = Literal["float32", "float16", "bfloat16", "fp8"]
-
-
-class ConfigError(ValueError):
-    """A configuration file that cannot be used; the message names the file, key and value."""
+HF_CONFIG_HELP = (
+    "the model's config.json of Hugging Face, or its folder, for what the model's configuration "
+    "leaves out"
+)
+"""Of the flag ``--hf-config``."""
 
 
 class ModelConfig(BaseModel):
@@ -46,35 +65,117 @@ class ModelConfig(BaseModel):
     )
 
 
-def load_model_config(path: Path) -> ModelConfig:
+SIZES = tuple(
+    field.name
+    for field in fields(Architecture)
+    if ModelConfig.model_fields[field.name].is_required()
+)
+"""What the architecture alone says. A file that has them all is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadModel:
+    """A model's configuration, and what of it did not stand in its file."""
+
+    config: ModelConfig
+    completed: tuple[str, ...] = ()
+    """Fields."""
+    source: str = ""
+    """Where they come from."""
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about them; None for a file that says everything."""
+        if not self.completed:
+            return None
+        shown = ", ".join(f"{name} {getattr(self.config, name)}" for name in self.completed)
+        return f"{self.config.model_name}: completed from {self.source}: {shown}"
+
+
+def load_model_config(path: Path, hf_config: Path | None = None) -> ModelConfig:
     """Read and check a model configuration.
 
+    Args:
+        path: the file. It may leave out what follows from the architecture, if ``model_name`` is a
+            known one of ``wire.architectures``.
+        hf_config: the model's ``config.json`` of Hugging Face, to take that from instead.
+
     Raises:
-        ConfigError: the file is missing, is not JSON, or has a wrong or unknown key.
+        ConfigError: a file is missing, is not JSON, or lacks a key or has a wrong or unknown one.
     """
-    return load_config(path, ModelConfig)
+    return read_model_config(path, hf_config).config
 
 
-def load_config(path: Path, kind: type[AnyModel]) -> AnyModel:
-    """Read and check a configuration file of any kind.
+def read_model_config(path: Path, hf_config: Path | None = None) -> ReadModel:
+    """The same, with what was completed.
 
     Raises:
         ConfigError: as for ``load_model_config``.
     """
+    given = _try_object(path)
+    is_complete = given is None or all(name in given for name in SIZES)
+    if given is None or (is_complete and hf_config is None):
+        return ReadModel(load_config(path, ModelConfig))
+    return complete_model_config(path, given, hf_config)
+
+
+def complete_model_config(
+    path: Path, given: dict[str, Any], hf_config: Path | None = None
+) -> ReadModel:
+    """The configuration of which ``given`` is known; ``path`` is what errors call it.
+
+    Raises:
+        ConfigError: as for ``load_model_config``.
+    """
+    if hf_config is not None:
+        known, source = asdict(read_hf_config(hf_config, given.get("dtype"))), str(hf_config)
+        _check_is_of_one_model(path, given, hf_config, known)
+    else:
+        known, source = _known_architecture(path, given)
+    completed = tuple(name for name in known if name not in given)
     try:
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        return ReadModel(ModelConfig.model_validate({**known, **given}), completed, source)
     except ValidationError as error:
         raise ConfigError(describe(path, error)) from error
 
 
-def describe(path: Path, error: ValidationError) -> str:
-    """One line for each thing that is wrong, with its key and value."""
-    lines = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-        is_whole = not item["loc"] or item["type"] in ("missing", "json_invalid")
-        shown = "" if is_whole else f" (got {item['input']!r})"
-        lines.append(f"{path}: {key}: {item['msg']}{shown}")
-    return "\n".join(lines)
+def _try_object(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None where that is no object or cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _known_architecture(path: Path, given: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """That of the model's name, and where it comes from; nothing for a file without a name."""
+    name = given.get("model_name")
+    if not isinstance(name, str):
+        return {}, ""
+    found = known_id(name)
+    missing = ", ".join(size for size in SIZES if size not in given)
+    if found in MIXTURES_OF_EXPERTS:
+        raise ConfigError(
+            f"{path}: {missing}: missing, and {name!r} is a mixture of experts, which cannot be "
+            "foretold: that is not built yet"
+        )
+    if found is None:
+        raise ConfigError(
+            f"{path}: {missing}: missing, and {name!r} is no model that is known here. Say them in "
+            "the file, or name the model's config.json of Hugging Face (--hf-config). Known are: "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    return asdict(ARCHITECTURES[found]), f"the known architecture of {found}"
+
+
+def _check_is_of_one_model(
+    path: Path, given: dict[str, Any], hf_config: Path, known: dict[str, Any]
+) -> None:
+    """Refuse a ``config.json`` of another model than the one that is configured."""
+    for name in SIZES:
+        if name in given and given[name] != known[name]:
+            raise ConfigError(
+                f"{path}: {name}: is {given[name]!r}, and {known[name]!r} by {hf_config}: are they "
+                "of the same model?"
+            )

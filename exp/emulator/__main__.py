@@ -15,7 +15,7 @@ from exp.emulator.server import EmulatedServer
 from predictor.errors import ConfigurationError
 from predictor.step_time.gpus import GPUS, find_gpu
 from predictor.vllm_plugin.publisher import SnapshotPublisher
-from wire.model_config import ConfigError, load_model_config
+from wire.model_config import HF_CONFIG_HELP, ConfigError, read_model_config
 
 
 def main() -> None:
@@ -38,7 +38,10 @@ def main() -> None:
 
 
 def _options(arguments: argparse.Namespace) -> EmulatorOptions:
-    model = load_model_config(arguments.model_config)
+    read = read_model_config(arguments.model_config, arguments.hf_config)
+    if read.note:
+        print(f"note: {read.note}", file=sys.stderr)
+    model = read.config
     tokenizer = arguments.tokenizer or (Path(model.tokenizer) if model.tokenizer else None)
     return EmulatorOptions(
         model=model,
@@ -62,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8001)
     add("--model-config", type=Path, required=True, help="a file of config/")
+    add("--hf-config", type=Path, help=HF_CONFIG_HELP)
     add("--gpu", default="A30", help=f"one of {', '.join(GPUS)}")
     add("--engine-id", help="names the snapshots; by default emulator-PORT")
     add("--snapshot-listen", help="host:port or unix:/path at which to serve snapshots, too")

@@ -1,0 +1,1 @@
+"""What crosses process borders, and the files that configure it."""
