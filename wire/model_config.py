@@ -127,16 +127,14 @@ def complete_model_config(
     Raises:
         ConfigError: as for ``load_model_config``.
     """
+    _check_what_is_given(path, given)
     if hf_config is not None:
         known, source = asdict(read_hf_config(hf_config, given.get("dtype"))), str(hf_config)
         _check_is_of_one_model(path, given, hf_config, known)
     else:
         known, source = _known_architecture(path, given)
     completed = tuple(name for name in known if name not in given)
-    try:
-        return ReadModel(ModelConfig.model_validate({**known, **given}), completed, source)
-    except ValidationError as error:
-        raise ConfigError(describe(path, error)) from error
+    return ReadModel(ModelConfig.model_validate({**known, **given}), completed, source)
 
 
 def _try_object(path: Path) -> dict[str, Any] | None:
@@ -148,11 +146,17 @@ def _try_object(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def _check_what_is_given(path: Path, given: dict[str, Any]) -> None:
+    """Whatever the sizes that are missing will be: a misspelt key is the likelier mistake."""
+    try:
+        ModelConfig.model_validate({**dict.fromkeys(SIZES, 1), **given})
+    except ValidationError as error:
+        raise ConfigError(describe(path, error)) from error
+
+
 def _known_architecture(path: Path, given: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """That of the model's name, and where it comes from; nothing for a file without a name."""
-    name = given.get("model_name")
-    if not isinstance(name, str):
-        return {}, ""
+    """That of the model's name, and where it comes from."""
+    name = given["model_name"]
     found = known_id(name)
     missing = ", ".join(size for size in SIZES if size not in given)
     if found in MIXTURES_OF_EXPERTS:

@@ -68,8 +68,8 @@ def num_gpu_blocks(model: ModelConfig, gpu: Gpu) -> int:
         raise ConfigError(
             f"{model.model_name} does not fit: {workers} x {gpu.name} hold {blocks} KV blocks, "
             f"max_model_len {model.max_model_len} needs "
-            f"{-(-model.max_model_len // model.block_size)}; lower it in the model's configuration, "
-            "and vLLM's --max-model-len with it"
+            f"{-(-model.max_model_len // model.block_size)}; lower it in the model's "
+            "configuration, and vLLM's --max-model-len with it"
         )
     return blocks
 
