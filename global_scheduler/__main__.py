@@ -39,8 +39,10 @@ def main() -> int:
         _serve(settings)
     except ValidationError as error:
         for item in error.errors():
-            flag = "--" + str(item["loc"][0]).replace("_", "-")
-            print(f"error: {flag}: {item['msg']} (got {item['input']!r})", file=sys.stderr)
+            name = str(item["loc"][0])  # further parts say which type of several was tried
+            if item["type"] != "extra_forbidden":  # that is a variable of a file
+                name = "--" + name.replace("_", "-")
+            print(f"error: {name}: {item['msg']} (got {item['input']!r})", file=sys.stderr)
         return 2
     except (GatewayError, ConfigError, ModelFolderError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -58,7 +58,9 @@ class PoolSettings(BaseModel):
         "when a what-if shows that it does no harm)",
     )
     rasp_tau_cool_s: NonNegativeFloat = Field(
-        default=TAU_COOL_S, description="how long a unit must have been idle to steal by rasp"
+        default=TAU_COOL_S,
+        description="how long a unit must have been idle to steal by rasp; also taken from "
+        "RASP_STEAL_COOLDOWN",
     )
     control_interval_s: PositiveFloat = Field(
         default=1.0, description="time between looks at the pools"

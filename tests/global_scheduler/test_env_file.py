@@ -17,9 +17,10 @@ DYNAMIC = ["--env-file", str(PROJECT / "config/router_dynamic.env")]
 
 
 @pytest.fixture(autouse=True)
-def no_limit_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have one."""
-    monkeypatch.delenv("WORKER_CONCURRENCY_LIMIT", raising=False)
+def nothing_of_adasplit_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have some."""
+    for name in ("WORKER_CONCURRENCY_LIMIT", "RASP_STEAL_COOLDOWN"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_the_static_router_is_adasplits_baseline() -> None:
@@ -52,6 +53,20 @@ def test_adasplits_variable_is_read_wherever_ours_is(
     monkeypatch.setenv("WORKER_CONCURRENCY_LIMIT", "16")
     assert read_settings(DYNAMIC).worker_concurrency_limit == 16
     assert read_settings([*DYNAMIC, "--worker-concurrency-limit", "4"]).first_limit == 4
+    path.write_text("RASP_STEAL_COOLDOWN=3\nASTROLABE_GATEWAY_WORKER_CONCURRENCY_LIMIT=5\n")
+    monkeypatch.delenv("WORKER_CONCURRENCY_LIMIT")
+    settings = read_settings(["--env-file", str(path)])
+    assert (settings.rasp_tau_cool_s, settings.first_limit) == (3.0, 5)
+    monkeypatch.setenv("RASP_STEAL_COOLDOWN", "4")
+    assert read_settings(["--env-file", str(path)]).rasp_tau_cool_s == 4.0
+
+
+def test_a_setting_without_its_prefix_is_refused(tmp_path: Path) -> None:
+    """As misspelt ones are: it would change nothing."""
+    path = tmp_path / "gateway.env"
+    path.write_text("POOLS=static\n")
+    with pytest.raises(ValidationError, match="POOLS"):
+        read_settings(["--env-file", str(path)])
 
 
 def test_flags_come_before_the_environment_and_that_before_the_file(
