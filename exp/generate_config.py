@@ -7,6 +7,7 @@ import csv
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from predictor.step_time.gpus import find_gpu
+from wire.architectures import ARCHITECTURES, known_id
 from wire.host_config import HostConfigs
-from wire.model_config import ConfigError, ModelConfig, describe, load_model_config
+from wire.model_config import (
+    ConfigError,
+    ModelConfig,
+    complete_model_config,
+    describe,
+    load_model_config,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 DEFAULT_VLLM_COMMAND = (
@@ -101,11 +109,10 @@ def generate(options: argparse.Namespace) -> list[Path]:
     folder = PROJECT / "config"
     models = known_models(folder)
     written = []
-    new_model = try_new_model(options, manifest, models)
-    if new_model:
-        path = folder / f"{_slug(new_model.model_name)}_config.json"
-        models[new_model.model_name] = (path, new_model)
-        written.append((path, new_model.model_dump_json(indent=2, exclude_unset=True)))
+    for model in new_models(options, manifest, models):
+        path = folder / f"{_slug(model.model_name)}_config.json"
+        models[model.model_name] = (path, model)
+        written.append((path, model.model_dump_json(indent=2, exclude_unset=True)))
     configs = host_configs(manifest, models, options)
     written.append((options.output, json.dumps(configs, indent=2)))
     for path, text in written:
@@ -151,63 +158,46 @@ def known_models(folder: Path) -> dict[str, tuple[Path, ModelConfig]]:
     return known
 
 
-def try_new_model(
-    options: argparse.Namespace, manifest: Manifest, models: dict[str, tuple[Path, ModelConfig]]
-) -> ModelConfig | None:
-    """The configuration of the model that ``config/`` lacks; None when it lacks none.
+def new_models(
+    options: argparse.Namespace, manifest: Manifest, models: Mapping[str, tuple[Path, ModelConfig]]
+) -> list[ModelConfig]:
+    """The configurations of the models that ``config/`` lacks.
 
     Raises:
-        ConfigError: a model is unknown and no --model-json tells of it, or not for that many.
+        ConfigError: a model is unknown and no --model-json tells of it, or it tells of several.
     """
     unknown = sorted({node.model for node in manifest.nodes} - models.keys())
-    if not unknown:
-        return None
-    if len(unknown) > 1 or not options.model_json:
+    if options.model_json and len(unknown) > 1:
         raise ConfigError(
-            f"unknown model {unknown[0]!r}; known are {', '.join(sorted(models))}. Of one other"
-            " model at a time, give the Hugging Face config.json: --model-json FILE"
+            f"{options.model_json}: is of one model, and {', '.join(unknown)} are in no file of "
+            "config/: give a manifest with one of them at a time"
         )
-    return model_from_hugging_face(unknown[0], options)
+    return [new_model(name, options, models) for name in unknown]
 
 
-def model_from_hugging_face(model_name: str, options: argparse.Namespace) -> ModelConfig:
-    """A model configuration from a Hugging Face ``config.json``.
+def new_model(
+    model_name: str,
+    options: argparse.Namespace,
+    models: Mapping[str, tuple[Path, ModelConfig]],
+) -> ModelConfig:
+    """A model's configuration from its Hugging Face ``config.json``, or a known architecture.
 
     Raises:
-        ConfigError: the file is missing, is no JSON object, or lacks a size.
+        ConfigError: there is neither, or it cannot be used.
     """
-    path: Path = options.model_json
-    try:
-        source = json.loads(path.read_text())
-        num_heads = source["num_attention_heads"]
-        dtype = source.get("torch_dtype") or source.get("dtype") or "float16"
-        fields = {
-            "model_name": model_name,
-            "max_batch_size": options.max_batch_size,
-            "chunk_size": options.chunk_size,
-            "max_model_len": source["max_position_embeddings"],
-            "dtype": dtype,
-            "num_layers": source["num_hidden_layers"],
-            "hidden_size": source["hidden_size"],
-            "intermediate_size": source["intermediate_size"],
-            "num_attention_heads": num_heads,
-            "num_kv_heads": source.get("num_key_value_heads", num_heads),
-            "head_dim": source.get("head_dim") or source["hidden_size"] // num_heads,
-            "vocab_size": source["vocab_size"],
-            "tie_word_embeddings": source.get("tie_word_embeddings", False),
-            "tensor_parallel_size": options.tensor_parallel_size,
-        }
-        return ModelConfig.model_validate(fields)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except KeyError as error:
+    if not options.model_json and known_id(model_name) is None:
+        known = ", ".join([*sorted(models), *ARCHITECTURES])
         raise ConfigError(
-            f"{path}: {error} is missing; is it a Hugging Face config.json?"
-        ) from error
-    except ValidationError as error:
-        raise ConfigError(describe(path, error)) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: is not a Hugging Face config.json: {error}") from error
+            f"unknown model {model_name!r}; known are {known}."
+            " Of one other model at a time, give the Hugging Face config.json: --model-json FILE"
+        )
+    given = {
+        "model_name": model_name,
+        "max_batch_size": options.max_batch_size,
+        "chunk_size": options.chunk_size,
+        "tensor_parallel_size": options.tensor_parallel_size,
+    }
+    return complete_model_config(options.manifest, given, options.model_json).config
 
 
 def host_configs(
@@ -269,7 +259,13 @@ def _parser() -> argparse.ArgumentParser:
         help="default: config/host_configs.json",
     )
     new = parser.add_argument_group("for a model that config/ does not have")
-    new.add_argument("--model-json", type=Path, metavar="FILE", help="Hugging Face config.json")
+    new.add_argument(
+        "--model-json",
+        "--hf-config",
+        type=Path,
+        metavar="FILE",
+        help="Hugging Face config.json; not needed for common models, whose architecture is known",
+    )
     new.add_argument("--max-batch-size", type=int, default=48, help="max_num_seqs (48)")
     new.add_argument("--chunk-size", type=int, default=512, help="max_num_batched_tokens (512)")
     new.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs a unit takes (1)")

@@ -80,6 +80,7 @@ def test_mistakes_are_named_and_nothing_is_written(
 def test_a_new_model_comes_from_its_hugging_face_configuration(tmp_path: Path) -> None:
     """--model-json makes the model configuration beside the cluster file that refers to it."""
     source = {
+        "model_type": "llama",
         "num_hidden_layers": 2,
         "hidden_size": 64,
         "intermediate_size": 128,
@@ -105,4 +106,30 @@ def test_a_new_model_comes_from_its_hugging_face_configuration(tmp_path: Path) -
     del source["vocab_size"]
     (tmp_path / "config.json").write_text(json.dumps(source))
     made = generate(tmp_path, "a,u,A30,1,me/Tiny-for-a-test", *options)
-    assert "'vocab_size' is missing" in made.stderr
+    assert "vocab_size: is missing" in made.stderr
+
+
+def test_a_common_model_needs_no_file(tmp_path: Path) -> None:
+    """Its architecture is known; what it is served with is as for any other."""
+    written = PROJECT / "config/smollm2_360m_config.json"
+    assert not written.exists()
+    try:
+        made = generate(tmp_path, "a,u,A30,1,HuggingFaceTB/SmolLM2-360M", "--chunk-size", "256")
+        assert made.returncode == 0, made.stderr
+        model = json.loads(written.read_text())
+    finally:
+        written.unlink(missing_ok=True)
+    assert (model["num_layers"], model["num_kv_heads"], model["chunk_size"]) == (32, 5, 256)
+    node = json.loads((tmp_path / "hosts.json").read_text())["nodes"][0]
+    assert node["model_config"] == "config/smollm2_360m_config.json"
+
+
+def test_a_mixture_of_experts_is_not_taken_for_a_dense_model(tmp_path: Path) -> None:
+    """Neither by its name nor by its file."""
+    made = generate(tmp_path, "a,u,A30,1,mistralai/Mixtral-8x7B-v0.1")
+    assert made.returncode != 0
+    assert "not built" in made.stderr
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "m", "num_experts": 8}))
+    made = generate(tmp_path, "a,u,A30,1,me/m", "--hf-config", str(tmp_path / "config.json"))
+    assert made.returncode != 0
+    assert "not built" in made.stderr
