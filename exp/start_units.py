@@ -22,7 +22,13 @@ from exp.fleet.plan import Part, Plan
 from exp.fleet.state import Store
 from exp.fleet.supervisor import Supervisor
 from wire.host_config import HostConfigs
-from wire.model_config import ConfigError, ModelConfig, describe, load_model_config
+from wire.model_config import (
+    HF_CONFIG_HELP,
+    ConfigError,
+    ModelConfig,
+    describe,
+    read_model_config,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 STARTER = "bash exp/start_units.sh"
@@ -89,6 +95,7 @@ def _add_units(made: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the model and its bounds (default: %(default)s)",
     )
+    add("--hf-config", type=Path, metavar="PATH", help=HF_CONFIG_HELP)
     add("--gpu", default="A100", metavar="NAME", help="what sidecars reckon with (default: A100)")
     add(
         "--command",
@@ -162,7 +169,10 @@ def units_plan(options: argparse.Namespace) -> Plan:
     Raises:
         ConfigError: the model's configuration cannot be used.
     """
-    model = load_model_config(options.model_config)
+    read = read_model_config(options.model_config, options.hf_config)
+    if read.note:
+        print(read.note, file=sys.stderr)
+    model = read.config
     is_fp8 = options.quantization == "fp8"
     changes = {"tensor_parallel_size": options.tensor_parallel_size, "pipeline_parallel_size": 1}
     model = model.model_copy(update={**changes, **({"dtype": "fp8"} if is_fp8 else {})})

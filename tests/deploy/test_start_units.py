@@ -116,3 +116,14 @@ def test_bad_options_are_named(units: Units) -> None:
     assert wrong.returncode == 1
     assert "unknown placeholder {prt}" in wrong.stderr
     assert "--units" in units.start("--units", "0").stderr
+
+
+def test_a_model_configuration_may_leave_out_what_is_known(units: Units, tmp_path: Path) -> None:
+    """The source's four fields are enough, and what is added is said."""
+    path = tmp_path / "model.json"
+    fields = {"model_name": "Qwen/Qwen2.5-7B-Instruct", "max_batch_size": 48, "chunk_size": 512}
+    path.write_text(json.dumps(fields | {"block_size": 16}))
+    shown = units.start("--dry-run", "--model-config", str(path))
+    assert "vllm serve Qwen/Qwen2.5-7B-Instruct " in shown.stdout
+    assert "--max-model-len 32768 --max-num-seqs 48 --max-num-batched-tokens 512 " in shown.stdout
+    assert "completed from the known architecture of Qwen/Qwen2.5-7B-Instruct" in shown.stderr
