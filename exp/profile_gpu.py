@@ -84,9 +84,15 @@ class Operators:
     """One layer's operators for one tensor-parallel worker of a model."""
 
     def __init__(self, model: ModelConfig, device: str) -> None:
-        """Raises ConfigError for a type of weights that PyTorch has no plain product for."""
+        """Raises ConfigError for what has no plain products in PyTorch: some types of weights, and
+        mixtures of experts.
+        """
         if model.dtype not in DTYPES:
             raise ConfigError(f"dtype: cannot be measured (got {model.dtype!r})")
+        if model.num_experts > 1:
+            raise ConfigError(
+                f"num_experts: mixtures of experts cannot be measured yet (got {model.num_experts})"
+            )
         workers = model.tensor_parallel_size
         self.model = model
         self.heads = model.num_attention_heads // workers

@@ -4,8 +4,8 @@ The figures are those of each model's own ``config.json`` on Hugging Face. They 
 LitGPT 0.5.13 (``litgpt/config.py``) and Vidur 0.0.26 (``vidur/config/model_config.py``), and give
 exactly the numbers of parameters that are published.
 
-Only dense decoders with gated feed-forward layers are here: the step times and the memory of a
-mixture of experts depend on how many experts a batch meets, which ``ModelConfig`` cannot say.
+Only decoders with gated feed-forward layers are here, in which every layer is like the next: dense
+ones, and mixtures of experts without an expert that all tokens share.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class Architecture:
     """What vLLM takes without ``--max-model-len``."""
     dtype: str = "bfloat16"
     """Of the published weights."""
+    num_experts: int = 1
+    """Feed-forward networks of ``intermediate_size`` a layer."""
+    num_experts_per_tok: int = 1
 
 
 LLAMA_2_SIZES = {
@@ -61,6 +64,15 @@ QWEN_3_SIZES = {
     "14B": (40, 5120, 17408, 40, 8, 128),
     "32B": (64, 5120, 25600, 64, 8, 128),
 }
+MIXTRAL_SIZES = {
+    "8x7B": (32, 4096, 14336, 32, 8, 128),
+    "8x22B": (56, 6144, 16384, 48, 8, 128),
+}
+"""The intermediate size of a mixture is that of one expert."""
+QWEN_3_MOE_SIZES = {
+    "30B-A3B": (48, 2048, 768, 32, 4, 128),
+    "235B-A22B": (94, 4096, 1536, 64, 4, 128),
+}
 SMOLLM_2_SIZES = {
     "135M": (30, 576, 1536, 9, 3, 64),
     "360M": (32, 960, 2560, 15, 5, 64),
@@ -89,6 +101,29 @@ def _qwen_2(size: str, max_model_len: int) -> Architecture:
 def _qwen_3(size: str, max_model_len: int) -> Architecture:
     is_small = size in ("0.6B", "1.7B", "4B")
     return Architecture(*QWEN_3_SIZES[size], 151_936, is_small, max_model_len)
+
+
+def _mixtral(size: str, vocab_size: int) -> Architecture:
+    max_model_len = 32_768 if size == "8x7B" else 65_536
+    return Architecture(
+        *MIXTRAL_SIZES[size],
+        vocab_size,
+        False,
+        max_model_len,
+        num_experts=8,
+        num_experts_per_tok=2,
+    )
+
+
+def _qwen_3_moe(size: str, max_model_len: int) -> Architecture:
+    return Architecture(
+        *QWEN_3_MOE_SIZES[size],
+        151_936,
+        False,
+        max_model_len,
+        num_experts=128,
+        num_experts_per_tok=8,
+    )
 
 
 def _smollm_2(size: str) -> Architecture:
@@ -130,6 +165,10 @@ ARCHITECTURES = {
     **{f"Qwen/Qwen3-{size}": _qwen_3(size, 40_960) for size in QWEN_3_SIZES},
     **{f"Qwen/Qwen3-{size}-Base": _qwen_3(size, 32_768) for size in QWEN_3_SIZES if size != "32B"},
     "Qwen/Qwen3-4B-Instruct-2507": _qwen_3("4B", 262_144),
+    **{f"mistralai/Mixtral-8x7B{tuned}-v0.1": _mixtral("8x7B", 32_000) for tuned in _TUNED},
+    "mistralai/Mixtral-8x22B-v0.1": _mixtral("8x22B", 32_000),
+    "mistralai/Mixtral-8x22B-Instruct-v0.1": _mixtral("8x22B", 32_768),
+    **{f"Qwen/Qwen3-{size}": _qwen_3_moe(size, 40_960) for size in QWEN_3_MOE_SIZES},
     **{
         f"HuggingFaceTB/SmolLM2-{size}{tuned}": _smollm_2(size)
         for size in SMOLLM_2_SIZES
@@ -137,23 +176,17 @@ ARCHITECTURES = {
     },
 }
 """By Hugging Face id."""
-MIXTURES_OF_EXPERTS = (
-    *(f"mistralai/Mixtral-{size}{tuned}-v0.1" for size in ("8x7B", "8x22B") for tuned in _TUNED),
-    *("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-235B-A22B"),
-)
-"""Models that are as common and that cannot be foretold yet."""
 
 
 def known_id(model_name: str) -> str | None:
-    """The id in ``ARCHITECTURES`` or ``MIXTURES_OF_EXPERTS`` of a model with this name.
+    """The id in ``ARCHITECTURES`` of a model with this name.
 
     Only the last part of names is compared, without regard to case and to the prefix that Meta has
     dropped: ``/models/llama-3.1-8b`` and ``NousResearch/Meta-Llama-3.1-8B`` are
     ``meta-llama/Llama-3.1-8B``. None for a name that is no known model's.
     """
     wanted = _essence(model_name)
-    known = (*ARCHITECTURES, *MIXTURES_OF_EXPERTS)
-    return next((name for name in known if _essence(name) == wanted), None)
+    return next((name for name in ARCHITECTURES if _essence(name) == wanted), None)
 
 
 def _essence(model_name: str) -> str:

@@ -32,6 +32,10 @@ class _Defaults:
     """None: the hidden size divided by the attention heads."""
     tie_word_embeddings: bool = False
     sliding_window: int | None = None
+    num_experts: int = 1
+    num_experts_per_tok: int = 1
+    expert_size: tuple[str, int | None] = ("intermediate_size", None)
+    """The key of an expert's intermediate size, and the size itself where that is left out."""
 
 
 MODEL_TYPES = {
@@ -44,8 +48,16 @@ MODEL_TYPES = {
     "glm4": _Defaults(head_dim=128),
     "gemma": _Defaults(head_dim=256, tie_word_embeddings=True),
     "smollm3": _Defaults(tie_word_embeddings=True),
+    "mixtral": _Defaults(num_kv_heads=8, num_experts=8, num_experts_per_tok=2),
+    "qwen3_moe": _Defaults(
+        num_kv_heads=4,
+        num_experts=128,
+        num_experts_per_tok=8,
+        expert_size=("moe_intermediate_size", 768),
+    ),
 }
-"""Dense decoders with gated feed-forward layers, in which every layer is like the next."""
+"""Decoders with gated feed-forward layers, in which every layer is like the next."""
+NUM_EXPERTS_KEYS = ("num_experts", "num_local_experts")
 
 
 def read_hf_config(path: Path, dtype: str | None = None) -> Architecture:
@@ -57,7 +69,7 @@ def read_hf_config(path: Path, dtype: str | None = None) -> Architecture:
 
     Raises:
         ConfigError: it is missing, is no such file, lacks a size or has a wrong one, or its model
-            is of a kind that cannot be foretold; names file, key and value.
+            is of a kind whose steps cannot be predicted; names file, key and value.
     """
     path = path / FILE_NAME if path.is_dir() else path
     try:
@@ -84,7 +96,7 @@ class _HfConfig:
         return Architecture(
             num_layers=self._size("num_hidden_layers"),
             hidden_size=hidden_size,
-            intermediate_size=self._size("intermediate_size"),
+            intermediate_size=self._size(*defaults.expert_size),
             num_attention_heads=num_heads,
             num_kv_heads=self._size("num_key_value_heads", num_kv_heads),
             head_dim=self._size("head_dim", defaults.head_dim or hidden_size // num_heads),
@@ -94,19 +106,28 @@ class _HfConfig:
             ),
             max_model_len=self._max_model_len(defaults.sliding_window),
             dtype=dtype or self._dtype(),
+            num_experts=self._num_experts(defaults.num_experts),
+            num_experts_per_tok=self._size("num_experts_per_tok", defaults.num_experts_per_tok),
         )
 
     def _defaults(self) -> _Defaults:
-        """Of the file's model type, which is one that can be foretold."""
+        """Of the file's model type, which is one whose step times can be predicted."""
         model_type = self.content.get("model_type")
         if not isinstance(model_type, str):
             raise self._wrong("model_type", "is missing: is it a config.json of Hugging Face?")
-        if any("expert" in key for key in self.content):
-            raise self._wrong("model_type", "mixtures of experts are not built yet")
         if model_type not in MODEL_TYPES:
             known = ", ".join(MODEL_TYPES)
             raise self._wrong("model_type", f"is not built yet; there are {known}")
-        return MODEL_TYPES[model_type]
+        defaults = MODEL_TYPES[model_type]
+        if defaults.num_experts == 1 and any("expert" in key for key in self.content):
+            raise self._wrong("model_type", "is a dense model's, and the file tells of experts")
+        if self.content.get("mlp_only_layers") or self.content.get("decoder_sparse_step", 1) != 1:
+            raise self._wrong("mlp_only_layers", "dense layers among experts are not built yet")
+        return defaults
+
+    def _num_experts(self, default: int) -> int:
+        key = next((key for key in NUM_EXPERTS_KEYS if key in self.content), NUM_EXPERTS_KEYS[0])
+        return self._size(key, default)
 
     def _size(self, key: str, default: int | None = None) -> int:
         value = self.content.get(key)

@@ -7,9 +7,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from wire.architectures import ARCHITECTURES, MIXTURES_OF_EXPERTS, Architecture, known_id
+from wire.architectures import ARCHITECTURES, Architecture, known_id
 from wire.config_files import ConfigError, describe, load_config
 from wire.hf_config import read_hf_config
 
@@ -47,7 +55,13 @@ class ModelConfig(BaseModel):
     dtype: DType = "float16"
     num_layers: PositiveInt
     hidden_size: PositiveInt
-    intermediate_size: PositiveInt
+    intermediate_size: PositiveInt = Field(description="of each expert where there are several")
+    num_experts: PositiveInt = Field(
+        default=1, description="feed-forward networks a layer; 1 for a dense model"
+    )
+    num_experts_per_tok: PositiveInt = Field(
+        default=1, description="of them those that a token passes"
+    )
     num_attention_heads: PositiveInt
     num_kv_heads: PositiveInt
     head_dim: PositiveInt
@@ -63,6 +77,14 @@ class ModelConfig(BaseModel):
     tokenizer: str | None = Field(
         default=None, description="path of a tokenizer.json or of the folder that holds one"
     )
+
+    @field_validator("num_experts_per_tok")
+    @classmethod
+    def _not_more_than_there_are(cls, value: int, info: ValidationInfo) -> int:
+        num_experts = info.data.get("num_experts", value)
+        if value > num_experts:
+            raise ValueError(f"must be at most num_experts, {num_experts}")
+        return value
 
 
 SIZES = tuple(
@@ -159,11 +181,6 @@ def _known_architecture(path: Path, given: dict[str, Any]) -> tuple[dict[str, An
     name = given["model_name"]
     found = known_id(name)
     missing = ", ".join(size for size in SIZES if size not in given)
-    if found in MIXTURES_OF_EXPERTS:
-        raise ConfigError(
-            f"{path}: {missing}: missing, and {name!r} is a mixture of experts, which cannot be "
-            "foretold: that is not built yet"
-        )
     if found is None:
         raise ConfigError(
             f"{path}: {missing}: missing, and {name!r} is no model that is known here. Say them in "

@@ -7,6 +7,9 @@ mean error of measured operators down by hardly a point, and is left out. Operat
 Vidur's names (``vidur/entities/execution_time.py``, 0.0.26), so that the same figures fill Vidur's
 tables. Times of one operator are milliseconds for one layer of one tensor-parallel worker, for one
 number of tokens or for an array of them.
+
+In a mixture of experts each token is taken to go to experts drawn by chance, each token by itself.
+Real routers prefer some experts, so that fewer are read; the online fit learns that.
 """
 
 from __future__ import annotations
@@ -51,7 +54,8 @@ def activation_bytes(model: ModelConfig) -> int:
 def num_parameters(model: ModelConfig) -> int:
     """Weights of the whole model, norms left out."""
     per_layer = model.hidden_size * (_qkv_width(model) + model.num_attention_heads * model.head_dim)
-    per_layer += 3 * model.hidden_size * model.intermediate_size
+    per_layer += 3 * model.hidden_size * model.intermediate_size * model.num_experts
+    per_layer += _router_width(model) * model.hidden_size
     embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
     return model.num_layers * per_layer + embeddings
 
@@ -85,6 +89,11 @@ def operator_times_ms(model: ModelConfig, gpu: Gpu, num_tokens: Numbers) -> dict
     def matmul(width_in: int, width_out: int) -> Numbers:
         return _matmul_ms(model, gpu, num_tokens, width_in, width_out)
 
+    def expert_matmul(width_in: int, width_out: int) -> Numbers:
+        rows = num_tokens * model.num_experts_per_tok
+        read = experts_read(model, num_tokens)
+        return _matmul_ms(model, gpu, rows, width_in, width_out, num_matrices=read)
+
     def moving(values_per_token: int, efficiency: float) -> Numbers:
         num_bytes = num_tokens * values_per_token * activation_bytes(model)
         return (num_bytes / (gpu.memory_bytes_per_s * efficiency) + gpu.op_overhead_s) * 1e3
@@ -93,19 +102,27 @@ def operator_times_ms(model: ModelConfig, gpu: Gpu, num_tokens: Numbers) -> dict
         return moving(values_per_token, gpu.efficiency.rowwise)
 
     norm = rowwise(3 * hidden)  # reads a row twice: for its length, and to scale it
+    # Vidur has no operator for it.
+    routing = matmul(hidden, _router_width(model)) if model.num_experts > 1 else 0.0
 
     return {
         "attn_pre_proj": matmul(hidden, heads_width + 2 * kv_width),
         "attn_post_proj": matmul(heads_width, hidden),
         "attn_rope": rowwise(2 * (heads_width + kv_width)),
         "attn_kv_cache_save": rowwise(4 * kv_width),
-        "mlp_up_proj": matmul(hidden, 2 * inner),
-        "mlp_act": rowwise(3 * inner),
-        "mlp_down_proj": matmul(inner, hidden),
+        "mlp_up_proj": expert_matmul(hidden, 2 * inner) + routing,
+        "mlp_act": rowwise(3 * inner * model.num_experts_per_tok),
+        "mlp_down_proj": expert_matmul(inner, hidden),
         "input_layernorm": norm,
         "post_attention_layernorm": norm,
         "add": moving(3 * hidden, gpu.efficiency.streaming),
     }
+
+
+def experts_read(model: ModelConfig, num_tokens: Numbers) -> Numbers:
+    """Experts of a layer that at least one of ``num_tokens`` tokens passes, on average."""
+    passed_by = 1 - model.num_experts_per_tok / model.num_experts
+    return model.num_experts * (1 - passed_by**num_tokens)
 
 
 def attn_prefill_ms(model: ModelConfig, gpu: Gpu, kv_tokens: int, q_tokens: int) -> float:
@@ -215,6 +232,11 @@ def _qkv_width(model: ModelConfig) -> int:
     return (model.num_attention_heads + 2 * model.num_kv_heads) * model.head_dim
 
 
+def _router_width(model: ModelConfig) -> int:
+    """Outputs of the product that chooses experts; a dense model has none."""
+    return model.num_experts if model.num_experts > 1 else 0
+
+
 def _kv_heads(model: ModelConfig) -> int:
     """KV heads of one tensor-parallel worker; fewer heads than workers are replicated."""
     return max(1, model.num_kv_heads // model.tensor_parallel_size)
@@ -238,13 +260,22 @@ def _attention_ms(model: ModelConfig, gpu: Gpu, pairs: float, kv_tokens: float) 
 
 
 def _matmul_ms(
-    model: ModelConfig, gpu: Gpu, num_tokens: Numbers, width_in: int, width_out: int
+    model: ModelConfig,
+    gpu: Gpu,
+    num_tokens: Numbers,
+    width_in: int,
+    width_out: int,
+    num_matrices: Numbers = 1,
 ) -> Numbers:
-    """A product of (num_tokens, width_in) with weights (width_in, width_out)."""
+    """A product of (num_tokens, width_in) with weights (width_in, width_out).
+
+    Where they are shared out among ``num_matrices`` such weights, each is read once.
+    """
     rate = gpu.peak_flops(model.dtype) * gpu.efficiency.matmul
     compute_s = 2 * num_tokens * width_in * width_out / rate
     activations = num_tokens * (width_in + width_out) * activation_bytes(model)
-    traffic_s = (width_in * width_out * weight_bytes(model) + activations) / _bandwidth(gpu)
+    weights = width_in * width_out * weight_bytes(model) * num_matrices
+    traffic_s = (weights + activations) / _bandwidth(gpu)
     combined_s = (compute_s**OVERLAP_NORM + traffic_s**OVERLAP_NORM) ** (1 / OVERLAP_NORM)
     return (combined_s + gpu.matmul_overhead_s) * 1e3
 

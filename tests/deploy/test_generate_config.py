@@ -124,12 +124,10 @@ def test_a_common_model_needs_no_file(tmp_path: Path) -> None:
     assert node["model_config"] == "config/smollm2_360m_config.json"
 
 
-def test_a_mixture_of_experts_is_not_taken_for_a_dense_model(tmp_path: Path) -> None:
-    """Neither by its name nor by its file."""
-    made = generate(tmp_path, "a,u,A30,1,mistralai/Mixtral-8x7B-v0.1")
-    assert made.returncode != 0
-    assert "not built" in made.stderr
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "m", "num_experts": 8}))
+def test_a_mixture_whose_layers_differ_is_not_taken_for_another(tmp_path: Path) -> None:
+    """Its file names what is not built yet."""
+    content = {"model_type": "qwen3_moe", "mlp_only_layers": [0]}
+    (tmp_path / "config.json").write_text(json.dumps(content))
     made = generate(tmp_path, "a,u,A30,1,me/m", "--hf-config", str(tmp_path / "config.json"))
     assert made.returncode != 0
-    assert "not built" in made.stderr
+    assert "mlp_only_layers: dense layers among experts are not built yet" in made.stderr

@@ -12,6 +12,7 @@ from predictor.step_time.roofline import (
     RooflineStepTime,
     attn_decode_ms,
     attn_prefill_ms,
+    experts_read,
     num_gpu_blocks,
     num_parameters,
     operator_times_ms,
@@ -101,6 +102,23 @@ def test_more_work_takes_longer(gpu: str) -> None:
     ]
     assert all(step_time.step_s(shape) > step_time.step_s(base) for shape in longer)
     assert step_time.step_s(BatchShape()) == 0
+
+
+def test_a_mixture_reads_the_experts_that_its_tokens_pass() -> None:
+    """One token reads its own two, many tokens all, and none computes more than two for each."""
+    mixture = model("llama", num_experts=8, num_experts_per_tok=2)
+    assert experts_read(mixture, 1) == pytest.approx(2.0)
+    assert experts_read(mixture, 2) == pytest.approx(2.0 + 2.0 * 6 / 8)
+    assert experts_read(mixture, 1000) == pytest.approx(8.0)
+    two = model("llama", intermediate_size=2 * mixture.intermediate_size)
+    all_eight = model("llama", intermediate_size=8 * mixture.intermediate_size)
+    a100 = find_gpu("A100-80G")
+    one_token, many = batch_shape([], [1]), batch_shape([(8192, 0)])
+    step = RooflineStepTime(mixture, a100).step_s
+    assert step(one_token) == pytest.approx(RooflineStepTime(two, a100).step_s(one_token), rel=0.05)
+    assert step(many) < 1.2 * RooflineStepTime(two, a100).step_s(many)
+    assert step(many) < 0.5 * RooflineStepTime(all_eight, a100).step_s(many)
+    assert num_parameters(mixture) > num_parameters(all_eight)  # by what chooses the experts
 
 
 def test_tensor_parallelism_pays_but_costs_communication() -> None:

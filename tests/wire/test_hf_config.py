@@ -33,7 +33,7 @@ def written(folder: Path, content: object) -> Path:
     ("model_type", "said"),
     [
         *((model_type, {"num_key_value_heads": 4}) for model_type in MODEL_TYPES),
-        *((model_type, {}) for model_type in ("llama", "granite", "olmo2", "mistral")),
+        *((model_type, {}) for model_type in ("llama", "granite", "olmo2", "mistral", "mixtral")),
     ],
 )
 def test_a_file_means_what_transformers_takes_it_to_mean(
@@ -48,7 +48,10 @@ def test_a_file_means_what_transformers_takes_it_to_mean(
     assert ours.head_dim == head_dim
     assert ours.tie_word_embeddings == theirs.tie_word_embeddings
     assert (ours.num_layers, ours.hidden_size) == (3, 256)
-    assert (ours.intermediate_size, ours.vocab_size) == (640, 500)
+    expert_size = getattr(theirs, "moe_intermediate_size", 640)
+    assert (ours.intermediate_size, ours.vocab_size) == (expert_size, 500)
+    assert ours.num_experts == getattr(theirs, "num_local_experts", 1)
+    assert ours.num_experts_per_tok == getattr(theirs, "num_experts_per_tok", 1)
     assert (ours.num_attention_heads, ours.max_model_len) == (16, 3_000)
 
 
@@ -105,8 +108,10 @@ def test_the_folder_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (LLAMA | {"model_type": "mixtral", "num_local_experts": 8}, "mixtures of experts"),
-        (LLAMA | {"model_type": "qwen3_moe", "num_experts": 128}, "mixtures of experts"),
+        (LLAMA | {"num_local_experts": 8}, r"model_type: .* experts \(got 'llama'\)"),
+        (LLAMA | {"model_type": "qwen3_moe", "mlp_only_layers": [0]}, r"mlp_only_layers: .*\[0\]"),
+        (LLAMA | {"model_type": "qwen3_moe", "num_experts": 0}, r"num_experts: .* \(got 0\)"),
+        (LLAMA | {"model_type": "deepseek_v3"}, r"model_type: is not built yet"),
         (LLAMA | {"model_type": "gpt2"}, r"model_type: .*llama.* \(got 'gpt2'\)"),
         ({"hidden_size": 5}, "model_type: is missing"),
         ({"model_type": "llama"}, "hidden_size: is missing"),

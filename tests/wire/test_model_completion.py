@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from predictor.settings import ServeSettings
 from predictor.whatif_command import main as whatif
 from tests.global_scheduler.fleet import serving
 from tests.predictor.engines import snapshot
-from wire.model_config import SIZES, ConfigError, load_model_config, read_model_config
+from wire.architectures import Architecture
+from wire.model_config import ConfigError, load_model_config, read_model_config
 
 CONFIG = Path(__file__).parents[2] / "config"
 OF_THE_SOURCE: dict[str, Any] = {
@@ -49,7 +51,7 @@ def test_the_sources_four_fields_are_enough(tmp_path: Path) -> None:
     """They give the configuration that comes along, and say what was added and from where."""
     read = read_model_config(written(tmp_path, OF_THE_SOURCE))
     assert read.config == load_model_config(CONFIG / "llama_config.json")
-    assert set(read.completed) == {*SIZES, "tie_word_embeddings", "max_model_len", "dtype"}
+    assert set(read.completed) == {field.name for field in fields(Architecture)}
     assert "meta-llama/Llama-2-7b-hf" in read.source
     assert "num_layers 32" in str(read.note)
 
@@ -83,11 +85,15 @@ def test_an_unknown_model_is_named_with_what_helps(tmp_path: Path) -> None:
     assert "Qwen/Qwen2.5-7B-Instruct, " in message
 
 
-def test_a_mixture_of_experts_is_not_taken_for_a_dense_model(tmp_path: Path) -> None:
-    """It is said to be not built."""
+def test_a_mixture_of_experts_is_completed_too(tmp_path: Path) -> None:
+    """The size of an expert, how many there are and how many of them a token passes."""
     path = written(tmp_path, OF_THE_SOURCE | {"model_name": "mistralai/Mixtral-8x7B-v0.1"})
-    with pytest.raises(ConfigError, match=r"'mistralai/Mixtral-8x7B-v0\.1' .* not built"):
-        load_model_config(path)
+    config = load_model_config(path)
+    assert (config.intermediate_size, config.num_experts, config.num_experts_per_tok) == (
+        14336,
+        8,
+        2,
+    )
 
 
 def test_any_other_model_is_completed_from_its_own_file(tmp_path: Path) -> None:
