@@ -117,6 +117,7 @@ class PoolAdmin:
             "learn_threshold": self._control.learns_threshold,
             "queue_order": self._late_binding.holding.order.name,
             "worker_concurrency_limit": "auto" if self._auto_limits.is_on else limit,
+            "load": round(self._late_binding.load(), 3),
             "units": self._units_shown(),
             "queues": {
                 request_class: self._queue_shown(request_class) for request_class in CLASSES

@@ -23,6 +23,7 @@ from global_scheduler.policies.base import (
     RoutedRequest,
 )
 from global_scheduler.predictions import Answer, Predictions
+from global_scheduler.queueing.load import facts_of
 from global_scheduler.queueing.tickets import NO_LIMIT, Ticket
 from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.slo import GoalDefaults
@@ -105,6 +106,9 @@ class Dispatcher:
                 num_cached_tokens={unit.name: _num_cached_tokens(unit, job) for unit in units},
                 cost_to_others=policy.needs == "costs",
             )
+            for unit in units:
+                if (answer := answers.get(unit.name)) is not None:
+                    unit.engine = facts_of(answer.prediction, answer.asked_at_s)
             # Units may have filled up, failed or been drained while sidecars were asked.
             able = self._with_room(job, ticket, limit_of)
             units = [unit for unit in units if unit in able] or able

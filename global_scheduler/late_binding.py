@@ -17,6 +17,7 @@ from global_scheduler.pools.classes import Classifier
 from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing.base import QueueView
 from global_scheduler.queueing.holding import Holding, QueueFull
+from global_scheduler.queueing.load import fleet_load
 from global_scheduler.queueing.tickets import Room, Ticket
 from global_scheduler.queueing.waiting import RequestClass, Waiting
 from global_scheduler.rates import LearntRates
@@ -161,9 +162,14 @@ class LateBinding:
                 self.limit_of(unit),
                 len(unit.outstanding),
                 0.0 if unit.outstanding else now_s - unit.last_ended_s,
+                unit.engine,
             )
             for unit in self._units.eligible(None)
         ]
+
+    def load(self) -> float:
+        """How full the fleet is, 0 to 1: what ``adaptive`` orders by."""
+        return fleet_load(self.rooms(), self._clock())
 
     def limit_of(self, unit: Unit) -> int:
         """Requests that it may run at a time: its own limit, the learnt one, or everyone's."""
@@ -194,9 +200,8 @@ class LateBinding:
         return min(max(drain_s, SHORTEST_RETRY_S), LONGEST_RETRY_S)
 
     def _view(self, rooms: list[Room], now_s: float) -> QueueView:
-        places = sum(room.limit for room in rooms)
-        load = sum(room.active for room in rooms) / places if places else 1.0
-        return QueueView(now_s, min(1.0, load), self.rates.present)
+        load = fleet_load(rooms, now_s) if self.holding.order.needs_load else 0.0
+        return QueueView(now_s, load, self.rates.present)
 
     def _give_up(self, now_s: float) -> None:
         for waiting in self.holding.expire(now_s):

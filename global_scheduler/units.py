@@ -8,6 +8,7 @@ from typing import Any
 
 from global_scheduler.errors import BadRequest, Conflict, NotFound
 from global_scheduler.prefixes import HeldPrefixes
+from global_scheduler.queueing.tickets import NOTHING_KNOWN, EngineFacts
 
 ModelCard = dict[str, Any]
 FAILURES_TO_LEAVE = 2
@@ -42,6 +43,8 @@ class Unit:
     """Prompt tokens to compute for requests in flight without a first token."""
     peak_prefill_tokens_per_s: float | None = None
     """Seen of late; None until a prompt long enough has been."""
+    engine: EngineFacts = NOTHING_KNOWN
+    """What its sidecar last said of its engine."""
 
     def check_passed(self, models: dict[str, ModelCard]) -> None:
         """The engine answers: the unit is a candidate."""
@@ -63,6 +66,7 @@ class Unit:
     def _leave(self) -> None:
         self.healthy = False
         self.prefixes.forget()
+        self.engine = NOTHING_KNOWN
 
 
 class UnitRegistry:

@@ -22,6 +22,7 @@ class Circumstances:
     kv_blocks_free: int
     kv_blocks_total: int
     kv_blocks_wanted: int
+    max_num_seqs: int
     num_running: int
     num_waiting: int
     num_unprocessed_tokens: int
@@ -55,6 +56,7 @@ def prediction_of(
         kv_blocks_free=now.kv_blocks_free,
         kv_blocks_total=now.kv_blocks_total,
         kv_blocks_wanted=now.kv_blocks_wanted,
+        max_num_seqs=now.max_num_seqs,
         num_running=now.num_running,
         num_waiting=now.num_waiting,
         num_preempted=answer.num_preempted,

@@ -168,6 +168,7 @@ def _circumstances(standing: Standing, state: State) -> Circumstances:
         kv_blocks_free=population.num_free_blocks,
         kv_blocks_total=population.limits.num_gpu_blocks,
         kv_blocks_wanted=standing.kv_blocks_wanted,
+        max_num_seqs=population.limits.max_num_seqs,
         num_running=len(population.running),
         num_waiting=len(population.waiting),
         num_unprocessed_tokens=standing.num_unprocessed_tokens,

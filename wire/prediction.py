@@ -133,6 +133,8 @@ class Prediction(msgspec.Struct, kw_only=True):
     kv_blocks_total: int
     kv_blocks_wanted: int
     """Blocks that the prompts of waiting requests need."""
+    max_num_seqs: int = 0
+    """Requests that the engine runs at a time; 0 where the sidecar does not say."""
     num_running: int
     num_waiting: int
     num_preempted: int

@@ -251,6 +251,7 @@ class TwinSidecar:
             kv_blocks_free=int(fleet.export_heads[unit, layout.EXPORT_FREE]),
             kv_blocks_total=self._limits.num_gpu_blocks,
             kv_blocks_wanted=found[figures.BLOCKS_WANTED],
+            max_num_seqs=self._limits.max_num_seqs,
             num_running=num_running,
             num_waiting=num_waiting,
             num_unprocessed_tokens=found[figures.UNPROCESSED_TOKENS],

@@ -26,7 +26,7 @@ ORDERS = {
         Order("round_robin", round_robin.rank),
         Order("cost_optimized", cost_optimized.rank),
         Order("slo_aware", slo_aware.rank),
-        Order("adaptive", adaptive.rank),
+        Order("adaptive", adaptive.rank, needs_load=True),
     )
 }
 """Every order by the name that ``--queue-order`` and the admin API take."""

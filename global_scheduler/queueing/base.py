@@ -26,7 +26,7 @@ class QueueView(msgspec.Struct, frozen=True):
 
     now_s: float
     load: float = 0.0
-    """Requests in flight over what the units' limits allow, 0 to 1."""
+    """How full the units are, 0 to 1; see ``load.py``. 0 for orders that do not look at it."""
     rates: Rates = Rates()
     last_served: Mapping[str, int] = {}
     """The turn in which each user's last request left the queue; absent: none has."""
@@ -38,6 +38,8 @@ class Order:
 
     name: str
     rank: Callable[[Waiting, QueueView], Rank]
+    needs_load: bool = False
+    """Whether it looks at the view's ``load``, which costs a look at every unit."""
 
 
 def service_s(waiting: Waiting, rates: Rates) -> float:

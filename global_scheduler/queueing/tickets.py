@@ -12,6 +12,22 @@ NO_LIMIT = 1_000_000
 """Requests at a time, more than any engine is given."""
 
 
+class EngineFacts(msgspec.Struct, frozen=True):
+    """What a unit's sidecar last said of its engine; None where nobody has said."""
+
+    told_s: float = float("-inf")
+    """When it was asked, on the gateway's clock."""
+    max_num_seqs: int | None = None
+    """Requests that the engine runs at a time."""
+    kv_share: float | None = None
+    """KV blocks in use over all that there are, 0 to 1."""
+    queue_s: float | None = None
+    """How long a what-if's newcomer would have waited in the engine."""
+
+
+NOTHING_KNOWN = EngineFacts()
+
+
 class Room(msgspec.Struct, frozen=True):
     """One healthy unit that does not drain."""
 
@@ -24,6 +40,7 @@ class Room(msgspec.Struct, frozen=True):
     active: int
     idle_s: float = 0.0
     """Since its last request ended; 0 while it has any."""
+    engine: EngineFacts = NOTHING_KNOWN
 
     @property
     def free(self) -> int:
