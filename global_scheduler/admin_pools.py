@@ -37,6 +37,9 @@ class PoolsIn(BaseModel):
     learn_threshold: bool | None = None
     queue_order: OrderName | None = None
     worker_concurrency_limit: PositiveInt | Literal["auto", "none"] | None = None
+    max_queued_requests: PositiveInt | None = None
+    max_queue_age_s: PositiveFloat | None = None
+    max_overtakes: PositiveInt | None = None
 
 
 class PooledUnitIn(BaseModel):
@@ -78,8 +81,7 @@ class PoolAdmin:
             control.learns_threshold = body.learn_threshold
         if body.long_threshold_tokens is not None:
             control.set_threshold(body.long_threshold_tokens)
-        if body.queue_order is not None:
-            late_binding.holding.order = ORDERS[body.queue_order]
+        self._change_queues(body)
         if body.worker_concurrency_limit is not None:
             self._auto_limits.is_on = body.worker_concurrency_limit == "auto"
             if body.worker_concurrency_limit == "none":
@@ -87,6 +89,14 @@ class PoolAdmin:
             elif body.worker_concurrency_limit != "auto":
                 late_binding.set_default_limit(body.worker_concurrency_limit)
         late_binding.wake()
+
+    def _change_queues(self, body: PoolsIn) -> None:
+        holding = self._late_binding.holding
+        if body.queue_order is not None:
+            holding.order = ORDERS[body.queue_order]
+        holding.max_requests = body.max_queued_requests or holding.max_requests
+        holding.max_age_s = body.max_queue_age_s or holding.max_age_s
+        holding.max_overtakes = body.max_overtakes or holding.max_overtakes
 
     def change_unit(self, name: str, body: PooledUnitIn) -> None:
         """Move a unit, or limit it.
@@ -106,17 +116,27 @@ class PoolAdmin:
             unit.concurrency_limit = None if is_default else int(body.concurrency_limit)
         self._late_binding.wake()
 
-    def shown(self) -> dict[str, Any]:
-        """Everything, as JSON."""
+    def rules(self) -> dict[str, Any]:
+        """The rules in force, by the names of their settings."""
         limit = _limit_shown(self._late_binding.default_limit) or "none"
+        holding = self._late_binding.holding
         return {
             "pools": self._control.pools,
             "stealing": self._permits.rule,
             "num_long_units": self._control.rules.num_long,
             "long_threshold_tokens": self._late_binding.classifier.threshold_tokens,
             "learn_threshold": self._control.learns_threshold,
-            "queue_order": self._late_binding.holding.order.name,
+            "queue_order": holding.order.name,
+            "max_queued_requests": holding.max_requests,
+            "max_queue_age_s": holding.max_age_s,
+            "max_overtakes": holding.max_overtakes,
             "worker_concurrency_limit": "auto" if self._auto_limits.is_on else limit,
+        }
+
+    def shown(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            **self.rules(),
             "load": round(self._late_binding.load(), 3),
             "units": self._units_shown(),
             "queues": {

@@ -28,7 +28,8 @@ class ClassQueue:
     """
 
     def __init__(self, max_overtakes: int) -> None:
-        self._max_overtakes = max_overtakes
+        self.max_overtakes = max_overtakes
+        """May be changed at any time; how often requests were overtaken is kept."""
         self._places: dict[str, Place] = {}
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class ClassQueue:
 
     def is_overdue(self, place: Place) -> bool:
         """Whether it may not be overtaken again."""
-        return place.num_overtaken >= self._max_overtakes
+        return place.num_overtaken >= self.max_overtakes
 
     def note_departure(self, number: int, can_go: Callable[[Waiting], bool]) -> None:
         """The request of that number has left this queue or another one for a unit."""

@@ -51,6 +51,17 @@ class Holding:
         self._crowded: set[str] = set()
         """Models of such queues: their requests look for a unit one by one."""
 
+    @property
+    def max_overtakes(self) -> int:
+        """How often a request is overtaken at most."""
+        return self._max_overtakes
+
+    @max_overtakes.setter
+    def max_overtakes(self, bound: int) -> None:
+        self._max_overtakes = bound
+        for queue in self._queues.values():
+            queue.max_overtakes = bound
+
     def __len__(self) -> int:
         """Requests that wait; those with a ticket do not."""
         return sum(map(len, self._queues.values()))
