@@ -110,8 +110,16 @@ class App:
         )
         self._control.include_router(settings_router(settings, guard))
         self._control.include_router(parts.pools.router(guard))
-        controller = parts.provisioning.controller
-        self._control.include_router(provisioning_router(controller, time.monotonic, guard))
+        self._control.include_router(
+            provisioning_router(
+                parts.provisioning,
+                self.units,
+                time.monotonic,
+                guard,
+                file=settings.standby_units,
+                has_token=settings.admin_token is not None,
+            )
+        )
         self._control.include_router(quotas_router(self._base.limiter, guard))
         self._control.include_router(dashboard_router())
 

@@ -11,7 +11,7 @@ from exp.twin.fleet import TwinFleet
 from global_scheduler.decisions import DecisionLog
 from global_scheduler.late_binding import LateBinding
 from global_scheduler.provisioning.assembly import latency_reader
-from global_scheduler.provisioning.base import Standby
+from global_scheduler.provisioning.base import Provisioner, Standby
 from global_scheduler.provisioning.controller import Controller
 from global_scheduler.provisioning.loop import ProvisioningLoop, Surroundings
 from global_scheduler.provisioning.metrics import ProvisioningMetrics
@@ -115,9 +115,12 @@ def provisioning(
         metrics=ProvisioningMetrics(registry),
         clock=clock,
     )
-    standby = {name: _standby_unit(name) for name in names}
-    provisioners = {name: TwinProvisioner(fleet, name, start_s) for name in names}
-    return ProvisioningLoop(controller, standby, provisioners, around, keep=False)
+
+    def provisioner_of(unit: StandbyUnit) -> Provisioner:
+        return TwinProvisioner(fleet, unit.name, start_s)
+
+    listed = [_standby_unit(name) for name in names]
+    return ProvisioningLoop(controller, listed, provisioner_of, around, keep=False)
 
 
 def _standby_unit(name: str) -> StandbyUnit:

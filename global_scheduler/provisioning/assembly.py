@@ -40,7 +40,6 @@ def provisioning_loop(
     session: aiohttp.ClientSession,
 ) -> ProvisioningLoop:
     """The loop for the ``listed`` standby units, of which there may be none."""
-    standby = {unit.name: unit for unit in listed}
     controller = Controller(
         settings.provisioning_rules, [Standby(unit.name, unit.model) for unit in listed]
     )
@@ -60,9 +59,12 @@ def provisioning_loop(
         metrics=ProvisioningMetrics(registry),
         clock=time.monotonic,
     )
-    provisioners = {unit.name: _provisioner(unit, settings.standby_dir, session) for unit in listed}
+
+    def provisioner_of(unit: StandbyUnit) -> Provisioner:
+        return _provisioner(unit, settings.standby_dir, session)
+
     return ProvisioningLoop(
-        controller, standby, provisioners, around, keep=settings.keep_standby_units
+        controller, listed, provisioner_of, around, keep=settings.keep_standby_units
     )
 
 

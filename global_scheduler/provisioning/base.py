@@ -128,9 +128,16 @@ class Standby:
     """From when on it could have been spared."""
     num_failures: int = 0
     """In a row."""
+    is_listed: bool = True
+    """False once another list does not name it any more: it ends what it runs, and goes."""
     retry_s: float = float("-inf")
     """Not tried again before."""
     last_error: str | None = None
+
+    @property
+    def is_at_rest(self) -> bool:
+        """It does not run, and nobody is about to start or stop it."""
+        return self.state == "off" and not self.is_busy
 
     def enter(self, state: State, now_s: float) -> None:
         """Come into a state."""

@@ -8,7 +8,7 @@ when for a while the fleet could have done without it. Its life: ::
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from global_scheduler.provisioning.base import Action, FleetUnit, Rules, Situation, Standby
 
@@ -18,6 +18,8 @@ as long has left its failures behind."""
 SPARE_LOAD = 0.5
 """A unit can be spared when its requests and those of the others that serve its models would take
 at most this share of what the others may run."""
+
+UNLISTED = "it is not listed any more"
 
 
 class Controller:
@@ -48,6 +50,29 @@ class Controller:
             actions.append(change)
             self._changed_s = self._counted_from_s = now_s
         return actions
+
+    def relist(self, models: Mapping[str, str | None]) -> None:
+        """Take another list of units, by name and with the model that each serves.
+
+        Who stays stays as it is. Who is not named any more ends what it runs, is stopped, and is
+        to be forgotten (``forget``) when it is off.
+        """
+        known = self.standby
+        self.standby = {name: known.get(name) or Standby(name, models[name]) for name in models}
+        gone = {name: one for name, one in known.items() if name not in models}
+        self.standby.update(gone)
+        for one in self.standby.values():
+            one.is_listed = one.name in models
+
+    def forget(self, name: str) -> None:
+        """A unit that is off is none of the standby units any more."""
+        assert self.standby[name].is_at_rest
+        del self.standby[name]
+
+    def renew(self, name: str, model: str | None) -> None:
+        """A unit that is off is defined anew: nothing is held against it."""
+        assert self.standby[name].is_at_rest
+        self.standby[name] = Standby(name, model)
 
     def started(self, name: str) -> None:
         """The provisioner has set it going."""
@@ -86,6 +111,11 @@ class Controller:
             return self._give_up(one, situation.broken[one.name], now_s)
         if one.state == "starting" and is_well:
             self._join(one, now_s)
+        if not one.is_listed and one.state == "serving":
+            one.enter("draining", now_s)
+            return Action("drain", one.name, UNLISTED)
+        if not one.is_listed and one.state == "starting" and not one.is_busy:
+            return self._stop(one, UNLISTED, now_s)
         if one.state == "serving":
             return self._watch(one, unit, situation, now_s)
         if one.state == "starting" and not one.is_busy:
@@ -131,7 +161,8 @@ class Controller:
     def _try_join(self, situation: Situation, now_s: float) -> Action | None:
         is_short = self._is_short(situation, now_s)
         is_rested = now_s - self._changed_s >= self.rules.cooldown_s
-        for one in self.standby.values():
+        listed = [one for one in self.standby.values() if one.is_listed]
+        for one in listed:
             if one.state == "draining" and (is_short or self._is_late(one, situation, now_s)):
                 one.enter("serving", now_s)
                 return Action("keep", one.name, "it is needed after all")
@@ -139,7 +170,7 @@ class Controller:
         if most is not None and self._num_present(situation) >= most:
             return None
         # One that has failed must not keep another one from being tried.
-        for one in sorted(self.standby.values(), key=lambda one: one.num_failures):
+        for one in sorted(listed, key=lambda one: one.num_failures):
             if one.state != "off" or now_s < one.retry_s:
                 continue
             if is_short or (is_rested and self._is_late(one, situation, now_s)):

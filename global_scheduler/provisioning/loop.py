@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,30 +60,59 @@ class ProvisioningLoop:
     def __init__(
         self,
         controller: Controller,
-        standby: Mapping[str, StandbyUnit],
-        provisioners: Mapping[str, Provisioner],
+        listed: Sequence[StandbyUnit],
+        provisioner_of: Callable[[StandbyUnit], Provisioner],
         around: Surroundings,
         *,
         keep: bool,
     ) -> None:
         """``keep`` leaves units running at the end."""
         self.controller = controller
-        self._standby = standby
-        self._provisioners = provisioners
+        self._listed = {unit.name: unit for unit in listed}
+        self._standby = dict(self._listed)
+        """As each was defined when it was last off: so it runs, and so it is stopped."""
+        self._provisioner_of = provisioner_of
+        self._provisioners = {unit.name: provisioner_of(unit) for unit in listed}
         self._around = around
         self._keep = keep
+        self._has_some = asyncio.Event()
+        self._relisting = anyio.Lock()
+
+    @property
+    def listed(self) -> list[StandbyUnit]:
+        """The standby units there should be, in the order in which they are started."""
+        return list(self._listed.values())
 
     async def run(self) -> None:
         """Look after them until cancelled; where there are none, nothing is to be done."""
-        if not self._standby:
-            return
-        await self._adopt()
         async with anyio.create_task_group() as tasks:
+            if self._standby:
+                await self._adopt(self.listed)
+            else:
+                await self._has_some.wait()
             while True:
                 for action in self._decide():
                     tasks.start_soon(self._carry_out, action)
                 self._around.metrics.show(self.controller.standby.values())
                 await anyio.sleep(TICK_S)
+
+    async def relist(self, listed: Sequence[StandbyUnit]) -> None:
+        """Take another list, whose names differ from those of all other units.
+
+        What runs and is listed still goes on as it is; another definition of it counts from when it
+        is next off. What is not listed any more ends its requests and is stopped. A unit that is
+        new here and found running is taken in.
+        """
+        async with self._relisting:
+            new = [unit for unit in listed if unit.name not in self._standby]
+            for unit in new:
+                self._standby[unit.name] = unit
+                self._provisioners[unit.name] = self._provisioner_of(unit)
+            self._listed = {unit.name: unit for unit in listed}
+            self.controller.relist({unit.name: unit.model for unit in listed})
+            self._settle()
+            await self._adopt(new)
+            self._has_some.set()
 
     async def close(self) -> None:
         """Stop what runs, unless it shall be kept."""
@@ -96,7 +125,20 @@ class ProvisioningLoop:
                 for one in up:
                     tasks.start_soon(self._stop, one.name)
 
+    def _settle(self) -> None:
+        """Whatever is off is as it is listed now, or no more."""
+        for one in [one for one in self.controller.standby.values() if one.is_at_rest]:
+            name = one.name
+            if name not in self._listed:
+                self.controller.forget(name)
+                del self._standby[name], self._provisioners[name]
+            elif self._standby[name] != self._listed[name]:
+                self._standby[name] = self._listed[name]
+                self._provisioners[name] = self._provisioner_of(self._listed[name])
+                self.controller.renew(name, self._listed[name].model)
+
     def _decide(self) -> list[Action]:
+        self._settle()
         around = self._around
         situation = Situation(
             tuple(_seen(unit, around.limit_of(unit)) for unit in around.units.all()),
@@ -150,16 +192,20 @@ class ProvisioningLoop:
         else:
             self.controller.stopped(name, self._around.clock())
 
-    async def _adopt(self) -> None:
-        """Take in what an earlier gateway has left running."""
-        units = [_unit_of(standby) for standby in self._standby.values()]
+    async def _adopt(self, standby: Iterable[StandbyUnit]) -> None:
+        """Take in what runs already: an earlier gateway has left it, or somebody has started it."""
+        units = list(map(_unit_of, standby))
         await asyncio.gather(*map(self._around.health.check, units))
         for unit in units:
-            if unit.healthy:
+            if unit.healthy and self._is_off(unit.name):
                 self._around.units.add(unit)
                 self.controller.adopted(unit.name, self._around.clock())
                 logger.info("standby unit %s is running already", unit.name)
         self._around.on_change()
+
+    def _is_off(self, name: str) -> bool:
+        one = self.controller.standby.get(name)
+        return one is not None and one.is_at_rest and self._try_unit(name) is None
 
     def _report(self, one: Standby) -> None:
         self._around.metrics.failed(one.name)

@@ -6,7 +6,7 @@ An example is ``config/standby_units.json``.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -100,11 +100,20 @@ class StandbyUnits(_Strict):
 
     @model_validator(mode="after")
     def _differ(self) -> StandbyUnits:
-        for key in ("name", "engine_url"):
-            values = [getattr(unit, key) for unit in self.units]
-            if doubled := sorted({value for value in values if values.count(value) > 1}):
-                raise ValueError(f"two units have the {key} {doubled[0]!r}")
+        check_different(self.units)
         return self
+
+
+def check_different(units: Collection[StandbyUnit]) -> None:
+    """See that no two units are the same.
+
+    Raises:
+        ValueError: two have a name or an engine in common.
+    """
+    for key in ("name", "engine_url"):
+        values = [getattr(unit, key) for unit in units]
+        if doubled := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"two units have the {key} {doubled[0]!r}")
 
 
 def load_standby_units(path: Path | None, taken: Collection[str]) -> list[StandbyUnit]:
@@ -115,7 +124,16 @@ def load_standby_units(path: Path | None, taken: Collection[str]) -> list[Standb
             a name that is ``taken``.
     """
     units = load_config(path, StandbyUnits).units if path else []
+    check_names(units, taken, f"{path}: units")
+    return units
+
+
+def check_names(units: Sequence[StandbyUnit], taken: Collection[str], where: str) -> None:
+    """See that no standby unit has the name of another unit.
+
+    Raises:
+        ConfigError: one has a name that is ``taken``; says ``where`` in the list.
+    """
     for index, unit in enumerate(units):
         if unit.name in taken:
-            raise ConfigError(f"{path}: units.{index}.name: {unit.name!r} is a unit already")
-    return units
+            raise ConfigError(f"{where}.{index}.name: {unit.name!r} is a unit already")
