@@ -104,7 +104,8 @@ class Generations:
         num_prompt_tokens = await self._tokens.count(model, request)
         question = request.length_question(model, num_prompt_tokens)
         needs = self._dispatcher.routing.policy.needs
-        length = await self._lengths.estimate(question, by_model=needs != "nothing")
+        by_model = needs != "nothing" or self._late_binding.needs_lengths
+        length = await self._lengths.estimate(question, by_model=by_model)
         return Job(
             request_id=caller.request_id,
             model=model,

@@ -18,7 +18,7 @@ from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing.base import QueueView
 from global_scheduler.queueing.holding import Holding, QueueFull
 from global_scheduler.queueing.load import fleet_load
-from global_scheduler.queueing.tickets import Room, Ticket
+from global_scheduler.queueing.tickets import NO_LIMIT, Room, Ticket
 from global_scheduler.queueing.waiting import RequestClass, Waiting
 from global_scheduler.rates import LearntRates
 from global_scheduler.units import Unit, UnitRegistry
@@ -166,6 +166,16 @@ class LateBinding:
             )
             for unit in self._units.eligible(None)
         ]
+
+    @property
+    def needs_lengths(self) -> bool:
+        """Whether it matters here how long answers should get: for pools, or for who goes next."""
+        if self.book.regime is not None:
+            return True
+        may_fill_up = self.default_limit < NO_LIMIT or any(
+            unit.concurrency_limit is not None for unit in self._units.all()
+        )
+        return self.holding.order.needs_lengths and may_fill_up
 
     def load(self) -> float:
         """How full the fleet is, 0 to 1: what ``adaptive`` orders by."""

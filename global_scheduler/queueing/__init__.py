@@ -20,13 +20,13 @@ ORDERS = {
     for order in (
         Order("fifo", fifo.rank),
         Order("priority", priority.rank),
-        Order("sjf", sjf.rank),
-        Order("srtf", srtf.rank),
+        Order("sjf", sjf.rank, needs_lengths=True),
+        Order("srtf", srtf.rank, needs_lengths=True),
         Order("edf", edf.rank),
         Order("round_robin", round_robin.rank),
-        Order("cost_optimized", cost_optimized.rank),
-        Order("slo_aware", slo_aware.rank),
-        Order("adaptive", adaptive.rank, needs_load=True),
+        Order("cost_optimized", cost_optimized.rank, needs_lengths=True),
+        Order("slo_aware", slo_aware.rank, needs_lengths=True),
+        Order("adaptive", adaptive.rank, needs_load=True, needs_lengths=True),
     )
 }
 """Every order by the name that ``--queue-order`` and the admin API take."""

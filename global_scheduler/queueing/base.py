@@ -40,6 +40,8 @@ class Order:
     rank: Callable[[Waiting, QueueView], Rank]
     needs_load: bool = False
     """Whether it looks at the view's ``load``, which costs a look at every unit."""
+    needs_lengths: bool = False
+    """Whether it goes by how long requests should take."""
 
 
 def service_s(waiting: Waiting, rates: Rates) -> float:

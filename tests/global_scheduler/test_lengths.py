@@ -142,6 +142,22 @@ async def test_policies_that_need_no_length_pay_for_none(model: dict[str, Any]) 
         assert await running.metric("astrolabe_length_estimation_seconds_count") == 0
 
 
+@pytest.mark.parametrize(
+    "rules", [{"pools": "static"}, {"queue_order": "sjf", "worker_concurrency_limit": 4}]
+)
+async def test_queues_that_go_by_lengths_have_them_estimated_whatever_the_policy(
+    model: dict[str, Any], rules: dict[str, Any]
+) -> None:
+    """For classes, and for who goes next where requests may have to wait; also when switched to."""
+    async with fleet(ScriptedEngine(), **(model | {"policy": "round_robin"})) as running:
+        await running.client.put("/admin/pools", json={"queue_order": "sjf"})
+        await running.complete(max_tokens=9)  # nothing waits: nobody cares how long it gets
+        assert await running.metric("astrolabe_length_estimation_seconds_count") == 0
+        await running.client.put("/admin/pools", json={"queue_order": "fifo"} | rules)
+        await running.complete(max_tokens=9)
+        assert await running.metric("astrolabe_length_estimation_seconds_count") == 1
+
+
 async def test_any_prompt_is_served(model: dict[str, Any]) -> None:
     """As a completion and, if it is a text, as a chat of one message or one part."""
     async with fleet(ScriptedEngine(behave=without_usage), **model) as running:
