@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable
 from dataclasses import replace
-from math import isinf
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator, model_validator
 
 from global_scheduler.admission import Headroom, Miss
 from global_scheduler.decisions import CAPACITY, DecisionLog
 from global_scheduler.dispatch import Routing
+from global_scheduler.effects.base import WithoutEffect
 from global_scheduler.errors import Forbidden, Unauthorized
 from global_scheduler.health import HealthChecker
 from global_scheduler.lengths import Lengths
 from global_scheduler.policies import POLICIES
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.settings.policy_names import AskedPolicy, OtherName, with_one_name
-from global_scheduler.settings.queueing import HoldAbove, hold_above_s
+from global_scheduler.settings.queueing import HoldAbove, hold_above_ms, hold_above_s
 from global_scheduler.slo import parse_goal_defaults
 from global_scheduler.units import Unit, UnitRegistry, new_unit
 
@@ -102,14 +104,19 @@ def admin_router(
     return router
 
 
-def settings_router(settings: GatewaySettings, guard: Any) -> APIRouter:
-    """The route ``/admin/settings``."""
+def settings_router(
+    settings: GatewaySettings, idle: Callable[[], list[WithoutEffect]], guard: Any
+) -> APIRouter:
+    """The route ``/admin/settings``; ``idle`` finds the settings without effect."""
     router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[guard])
 
     @router.get("/settings")
     async def show_settings() -> dict[str, Any]:
-        """What the gateway was started with, but for what is secret."""
-        return settings.model_dump(mode="json", exclude=set(SECRET_SETTINGS))
+        """What the gateway was started with, but for what is secret; and ``without_effect``: of
+        what it runs with now, the settings that can have none, why, and what would change that.
+        """
+        started_with = settings.model_dump(mode="json", exclude=set(SECRET_SETTINGS))
+        return started_with | {"without_effect": [asdict(one) for one in idle()]}
 
     return router
 
@@ -194,7 +201,7 @@ def _routing_out(routing: Routing) -> dict[str, Any]:
     return {
         "policy": routing.policy.name,
         "num_query_predictors": routing.num_query_predictors,
-        "hold_above_ms": "never" if isinf(routing.hold_above_s) else routing.hold_above_s * 1e3,
+        "hold_above_ms": hold_above_ms(routing.hold_above_s),
         "slo_miss": routing.goals.miss,
         "shed_below": routing.goals.shed_below,
         "slo_headroom": routing.goals.headroom,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -16,6 +17,8 @@ from starlette.types import Receive, Scope, Send
 from global_scheduler.admin import admin_router, require_token, settings_router
 from global_scheduler.assembly import Foundation, Parts, secret
 from global_scheduler.dashboard import dashboard_router
+from global_scheduler.effects.live import running_of
+from global_scheduler.effects.rules import without_effect
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
 from global_scheduler.gateway import Gateway
 from global_scheduler.lengths import Lengths, open_estimator
@@ -32,6 +35,8 @@ from global_scheduler.upstream import KEEPALIVE_S
 from global_scheduler.workers.messages import Configured
 from global_scheduler.workers.processes import Workers
 from wire.host_config import load_host_configs
+
+logger = logging.getLogger(__name__)
 
 
 class App:
@@ -79,6 +84,8 @@ class App:
             parts = Parts(self._settings, self._base, session)
             self._add_admin(parts)
             await parts.health.check_all()
+            for idle in without_effect(running_of(parts)):
+                logger.warning("%s", idle)
             self._gateway = parts.gateway
             async with anyio.create_task_group() as tasks:
                 for task in parts.background():
@@ -108,7 +115,9 @@ class App:
                 self.units, parts.routing, parts.log, parts.health, self._base.lengths, guard
             )
         )
-        self._control.include_router(settings_router(settings, guard))
+        self._control.include_router(
+            settings_router(settings, lambda: without_effect(running_of(parts)), guard)
+        )
         self._control.include_router(parts.pools.router(guard))
         self._control.include_router(
             provisioning_router(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isinf
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
@@ -31,6 +32,10 @@ HoldAbove = NonNegativeFloat | Literal["never"]
 
 def hold_above_s(hold_above_ms: HoldAbove) -> float:
     return float("inf") if hold_above_ms == "never" else hold_above_ms / 1e3
+
+
+def hold_above_ms(hold_above_s: float) -> HoldAbove:
+    return "never" if isinf(hold_above_s) else hold_above_s * 1e3
 
 
 class QueueSettings(BaseModel):

@@ -78,7 +78,7 @@ async def test_a_unit_is_listed_joins_is_listed_no_more_and_leaves(
         await becomes(running, {"s1": "serving"})
         only.healthy = False
         await eventually(lambda: _only_s1(running), 10.0)
-        request = {"model": MODEL, "max_tokens": 1_000, "ignore_eos": True}
+        request: dict[str, Any] = {"model": MODEL, "max_tokens": 1_000, "ignore_eos": True}
         sent = asyncio.ensure_future(running.complete(**request))
         await eventually(lambda: _is_busy(running), 10.0)
         only.healthy = True
@@ -106,7 +106,7 @@ async def test_the_file_is_read_again_without_a_token(tmp_path: Path, unit: dict
     file = tmp_path / "standby.json"
     other = unit | {"name": "s2", "engine_url": "http://127.0.0.1:9"}
     file.write_text(json.dumps({"units": [unit]}))
-    settings = {"admin_token": None, "standby_units": file, "min_units": 1}
+    settings: dict[str, Any] = {"admin_token": None, "standby_units": file, "min_units": 1}
     async with gateway(tmp_path, engine(10.0), **settings) as running:
         assert await states(running) == {"s1": "off"}
         file.write_text(json.dumps({"units": [other, unit]}))
@@ -148,14 +148,15 @@ async def test_lists_that_cannot_be_are_refused_and_what_was_stays(
     """With the key and the value that are wrong."""
     async with gateway(tmp_path, engine(10.0), min_units=1) as running:
         await relist(running, units=[unit])
-        for body, words in [
+        refusals: list[tuple[dict[str, Any], str]] = [
             ({"units": [unit | {"name": "u0"}]}, "units.0.name: 'u0' is a unit already"),
             ({"units": [unit, unit]}, "two units have the name 's1'"),
             ({"units": [unit | {"engine": "x"}]}, "engine"),
             ({"units": [], "file": "x.json"}, "give one of them"),
             ({"file": str(tmp_path / "none.json")}, "none.json: No such file or directory"),
             ({}, "started without --standby-units"),
-        ]:
+        ]
+        for body, words in refusals:
             refused = await relist(running, **body)
             assert refused.status_code == 400, body
             assert words in refused.json()["error"]["message"]

@@ -1,0 +1,1 @@
+"""Which settings can have no effect as the gateway runs, why, and what would give them one."""
