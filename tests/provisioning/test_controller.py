@@ -212,3 +212,38 @@ def test_bounds_hold_whatever_happens(data: st.DataObject) -> None:
             assert able - 1 >= rules.min_units
     drains = [second for second, what, _ in fleet.trace if what == "drain"]
     assert all(b - a >= rules.cooldown_s for a, b in itertools.pairwise(drains))
+
+
+def test_a_unit_that_is_listed_no_more_ends_what_it_runs_and_is_stopped() -> None:
+    """However late requests are; it neither starts nor is kept, and can be forgotten then."""
+    fleet = Fleet(RULES, late=lambda second: 5, standby=(Standby("s1"),), busy=lambda s: s < 30)
+    fleet.run(0, 10)
+    fleet.controller.relist({"s2": None})
+    trace = fleet.run(10, 100)
+    assert [one for one in trace if one[2] == "s1"] == [
+        (0, "start", "s1"),
+        (5, "joined", "s1"),
+        (10, "drain", "s1"),
+        (30, "stop", "s1"),
+    ]
+    fleet.controller.forget("s1")
+    assert list(fleet.controller.standby) == ["s2"]
+
+
+def test_a_unit_is_stopped_before_it_has_joined_if_it_is_listed_no_more() -> None:
+    """Though its engine would have been there soon."""
+    fleet = Fleet(RULES, late=lambda second: 5, standby=(Standby("s1"),), boot_s={"s1": 50})
+    fleet.run(0, 10)
+    fleet.controller.relist({})
+    assert fleet.run(10, 100) == [(0, "start", "s1"), (10, "stop", "s1")]
+
+
+def test_who_is_listed_again_goes_on() -> None:
+    """One that drains is kept when it is needed; the order is that of the list."""
+    fleet = Fleet(RULES, late=lambda second: 5, standby=(Standby("s1"),), busy=lambda s: 1)
+    fleet.run(0, 10)
+    fleet.controller.relist({})
+    fleet.run(10, 12)
+    fleet.controller.relist({"s0": None, "s1": None})
+    assert list(fleet.controller.standby) == ["s0", "s1"]
+    assert fleet.run(12, 20)[-2:] == [(10, "drain", "s1"), (12, "keep", "s1")]
