@@ -19,9 +19,10 @@ from global_scheduler.errors import Forbidden, Unauthorized
 from global_scheduler.health import HealthChecker
 from global_scheduler.lengths import Lengths
 from global_scheduler.policies import POLICIES
+from global_scheduler.scheduling_parts import settings_of
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.settings.policy_names import AskedPolicy, OtherName, with_one_name
-from global_scheduler.settings.queueing import HoldAbove, hold_above_ms, hold_above_s
+from global_scheduler.settings.queueing import HoldAbove, hold_above_s
 from global_scheduler.slo import parse_goal_defaults
 from global_scheduler.units import Unit, UnitRegistry, new_unit
 
@@ -199,12 +200,7 @@ def _unit_out(unit: Unit) -> dict[str, Any]:
 
 def _routing_out(routing: Routing) -> dict[str, Any]:
     return {
-        "policy": routing.policy.name,
-        "num_query_predictors": routing.num_query_predictors,
-        "hold_above_ms": hold_above_ms(routing.hold_above_s),
-        "slo_miss": routing.goals.miss,
-        "shed_below": routing.goals.shed_below,
-        "slo_headroom": routing.goals.headroom,
+        **settings_of(routing),
         "slo": {
             model: {"ttft_ms": goals.ttft_ms, "tpot_ms": goals.tpot_ms}
             for model, goals in routing.goal_defaults.items()

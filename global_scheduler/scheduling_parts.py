@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from global_scheduler.admission import AdmissionRules
 from global_scheduler.dispatch import Routing
@@ -14,6 +15,7 @@ from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.holding import Holding
 from global_scheduler.settings import GatewaySettings
+from global_scheduler.settings.queueing import hold_above_ms
 from global_scheduler.units import UnitRegistry
 
 
@@ -26,6 +28,18 @@ def routing_of(settings: GatewaySettings) -> Routing:
         settings.goal_defaults,
         settings.hold_above_s,
     )
+
+
+def settings_of(routing: Routing) -> dict[str, Any]:
+    """How requests are routed now, by the names of the settings; default goals are left out."""
+    return {
+        "policy": routing.policy.name,
+        "num_query_predictors": routing.num_query_predictors,
+        "hold_above_ms": hold_above_ms(routing.hold_above_s),
+        "slo_miss": routing.goals.miss,
+        "shed_below": routing.goals.shed_below,
+        "slo_headroom": routing.goals.headroom,
+    }
 
 
 def late_binding_of(

@@ -7,8 +7,8 @@ from typing import Any
 from global_scheduler.assembly import Parts
 from global_scheduler.effects.base import Running, RunningUnit
 from global_scheduler.provisioning.base import Rules
+from global_scheduler.scheduling_parts import settings_of
 from global_scheduler.settings import GatewaySettings
-from global_scheduler.settings.queueing import hold_above_ms
 from global_scheduler.slo import GoalDefaults
 from global_scheduler.units import Unit
 
@@ -36,12 +36,7 @@ def _in_force(parts: Parts) -> GatewaySettings:
     switched: dict[str, Any] = {
         **parts.pools.admin.rules(),
         **_provisioning(parts.provisioning.controller.rules),
-        "policy": routing.policy.name,
-        "num_query_predictors": routing.num_query_predictors,
-        "hold_above_ms": hold_above_ms(routing.hold_above_s),
-        "slo_miss": routing.goals.miss,
-        "shed_below": routing.goals.shed_below,
-        "slo_headroom": routing.goals.headroom,
+        **settings_of(routing),
         "slo": _texts(routing.goal_defaults),
     }
     return parts.settings.model_copy(update=switched)

@@ -102,7 +102,7 @@ def _qhap(running: Running) -> Lack | None:
         return None
     why = (
         "its rule, by the long requests that wait, has nothing to look at: without a limit a long "
-        "unit takes all of them at once, and is given back for want of any"
+        "unit takes all of them at once"
     )
     return Lack(why, "--worker-concurrency-limit, such as AdaSplit's 8, or auto")
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,9 +13,9 @@ import pytest
 
 from global_scheduler.app import create_app
 from global_scheduler.settings import GatewaySettings
-from tests.deploy.waiting import wait_until
-from tests.emulator.process import ROOT, RunningEmulator, environment, free_port, run_emulator
+from tests.emulator.process import run_emulator
 from tests.global_scheduler.fleet import eventually, serving
+from tests.predictor.sidecar import running_sidecar
 
 pytestmark = pytest.mark.anyio
 
@@ -40,31 +36,6 @@ WITHOUT_END = 15_000
 PATIENCE_S = 60.0
 
 
-@contextlib.contextmanager
-def _sidecar(engine: RunningEmulator, folder: Path) -> Iterator[str]:
-    """The URL of an engine's sidecar, once it answers."""
-    port = free_port()
-    command = [sys.executable, "-m", "predictor", "serve", "--port", str(port), "--gpu", "A30"]
-    command += ["--engine-url", engine.url, "--engine-id", engine.engine_id]
-    command += ["--model-config", str(folder / "tiny_config.json")]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment())
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: _is_ready(url, process), 240.0)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=20)
-
-
-def _is_ready(url: str, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, "the sidecar ended by itself"
-    try:
-        return httpx.get(f"{url}/ready", timeout=20.0).status_code == 200
-    except httpx.ConnectError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def units(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """Two units: one whose engine runs one request at a time, and one of eight."""
@@ -75,7 +46,14 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
             engine = started.enter_context(
                 run_emulator(folder, model_name=model, max_batch_size=most, **SEVEN_BILLION)
             )
-            found.append(f"{name}={engine.url},{started.enter_context(_sidecar(engine, folder))}")
+            sidecar = started.enter_context(
+                running_sidecar(
+                    engine.url,
+                    engine_id=engine.engine_id,
+                    model_path=folder / "tiny_config.json",
+                )
+            )
+            found.append(f"{name}={engine.url},{sidecar.http.base_url}")
         yield found
 
 

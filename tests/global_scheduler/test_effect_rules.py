@@ -32,7 +32,7 @@ def idle(
 
 
 ALWAYS = {
-    *("env_file", "host", "port", "unit", "hosts", "workers", "log_level"),
+    *("scheduler", "env_file", "host", "port", "unit", "hosts", "workers", "log_level"),
     *("max_body_bytes", "engine_timeout_s", "health_interval_s", "health_timeout_s"),
     *("tokenizer", "request_log", "api_key", "engine_api_key", "admin_token", "quota"),
 }

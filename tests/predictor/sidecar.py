@@ -83,14 +83,19 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def running_sidecar(engine_url: str, *options: str) -> Iterator[Sidecar]:
-    """Start a sidecar on a free port, wait until its backend is loaded, and stop it in the end."""
+def running_sidecar(
+    engine_url: str, *options: str, engine_id: str | None = None, model_path: Path = MODEL_PATH
+) -> Iterator[Sidecar]:
+    """Start a sidecar on a free port, wait until its backend is loaded, and stop it in the end.
+
+    Without an ``engine_id`` nobody exports state to it but the test.
+    """
     port = free_port()
-    engine_id = f"test-{uuid.uuid4().hex}"
+    engine_id = engine_id or f"test-{uuid.uuid4().hex}"
     command = [
         *(sys.executable, "-m", "predictor", "serve", "--port", str(port)),
         *("--engine-url", engine_url, "--engine-id", engine_id),
-        *("--model-config", str(MODEL_PATH), "--gpu", "A30", *options),
+        *("--model-config", str(model_path), "--gpu", "A30", *options),
     ]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     try:
