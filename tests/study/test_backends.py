@@ -150,7 +150,7 @@ def test_what_only_the_twin_can_do_is_refused(changes: dict[str, Any], said: str
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"max_queued_requests": "5"}, "it runs with 1000. Start it with --max-queued-requests=5"),
+        ({"max_attempts": "5"}, "it runs with 4. Start it with --max-attempts=5"),
         ({"polcy": "random"}, "gateway.polcy 'random': Extra inputs are not permitted"),
         ({"policy": "best"}, "gateway.policy 'best': Input should be"),
     ],
@@ -159,11 +159,11 @@ async def test_what_a_running_gateway_cannot_become_is_refused(
     options: dict[str, str], said: str
 ) -> None:
     """With the option, and how to start it; what it runs with already is no matter."""
-    async with fleet(ScriptedEngine(), max_queued_requests=1000) as running:
+    async with fleet(ScriptedEngine(), max_attempts=4) as running:
         admin = Admin(str(running.client.base_url))
         with pytest.raises(CaseError, match=said):
             await anyio.to_thread.run_sync(cluster.switch, admin, options)
         await anyio.to_thread.run_sync(
-            cluster.switch, admin, {"max_queued_requests": "1000", "policy": "random"}
+            cluster.switch, admin, {"max_attempts": "4", "policy": "random"}
         )
         assert (await running.client.get("/admin/policy")).json()["policy"] == "random"
