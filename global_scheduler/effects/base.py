@@ -90,7 +90,7 @@ class Running:
             return self.has_limits
         open_models = {m for unit in self.units if not unit.has_own_limit for m in unit.models}
         limited = [unit for unit in self.units if unit.has_own_limit]
-        return any(not unit.models or open_models.isdisjoint(unit.models) for unit in limited)
+        return any(not unit.models or not open_models.issuperset(unit.models) for unit in limited)
 
     @cached_property
     def largest_group(self) -> int:

@@ -66,7 +66,7 @@ def of_pools(running: Running) -> Lack | None:
 
 def of_groups(running: Running) -> Lack | None:
     """No two units serve the same models; those that are yet to come may."""
-    if not running.units or running.largest_group > 1:
+    if not running.units or running.standby_kinds or running.largest_group > 1:
         return None
     return Lack("no two units serve the same models", "another unit")
 

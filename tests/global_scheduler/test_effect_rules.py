@@ -56,6 +56,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("policy", {"units": (BARE, BARE)}, {"units": (BARE, UNIT)}),
     ("pools", {"pools": "qhap"}, LIMIT),
     ("pools", {"pools": "static", "units": (UNIT,)}, {"units": TWO}),
+    ("pools", {"pools": "static", "units": (UNIT,)}, {"facts": STANDBY}),
     ("pools", {"pools": "static", "units": (UNIT, RunningUnit(models=("n",)))}, {"units": TWO}),
     ("queue_order", {"queue_order": "edf", "policy": "random"}, LIMIT),
     ("queue_order", {"queue_order": "edf", "policy": "random"}, {"policy": "min_total_delay"}),
@@ -64,6 +65,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("queue_order", {"queue_order": "edf", "units": (BARE, BARE)}, {"units": TWO}),
     ("queue_order", {"queue_order": "edf", "policy": "random"}, {"units": (LIMITED, LIMITED)}),
     ("queue_order", {"queue_order": "edf", "policy": "random", "units": (LIMITED, UNIT)}, LIMIT),
+    (
+        "queue_order",
+        {"queue_order": "edf", "policy": "random"},
+        {"units": (UNIT, RunningUnit(has_own_limit=True, models=("m", "n")))},
+    ),
     ("queue_order", {"queue_order": "edf", "policy": "random"}, {"pools": "qhap"}),
     (
         "queue_order",
