@@ -186,6 +186,11 @@ def _standby(running: Running) -> Lack | None:
     return None if running.standby_kinds else Lack("there are no standby units", "--standby-units")
 
 
+def _provisioning(running: Running) -> Lack | None:
+    """Who wants none and has none need not be told."""
+    return None if running.settings.provisioning == "off" else _standby(running)
+
+
 def _joining(running: Running) -> Lack | None:
     """What makes units join or leave."""
     if (lack := _standby(running)) or running.settings.provisioning != "off":
@@ -258,11 +263,11 @@ RULES = (
     Rule(("request_log_max_bytes",), _request_log),
     Rule(("standby_units",), _standby_units),
     Rule(("provisioning",), _preemptive, also_by_default=True),
+    Rule(("provisioning",), _provisioning),
     Rule(
-        ("provisioning", "provisioning_start_timeout_s", "provisioning_backoff_s"),
+        ("provisioning_start_timeout_s", "provisioning_backoff_s", "keep_standby_units"),
         _standby,
     ),
-    Rule(("keep_standby_units",), _standby),
     Rule(("standby_dir",), _standby_folder),
     Rule(
         (

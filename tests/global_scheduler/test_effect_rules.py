@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exp.twin.run import CaseSettings
+from global_scheduler.__main__ import read_settings
 from global_scheduler.effects.base import Running, RunningUnit
 from global_scheduler.effects.rules import RULES, without_effect
 from global_scheduler.settings import GatewaySettings
@@ -49,6 +51,14 @@ def test_every_setting_has_a_rule_or_always_an_effect() -> None:
 def test_defaults_are_silent() -> None:
     """With units that have sidecars, and before there are any units."""
     assert idle() == idle(()) == idle((UNIT,)) == set()
+
+
+@pytest.mark.parametrize("name", ["router_static.env", "router_dynamic.env"])
+def test_the_routers_of_adasplit_are_silent(name: str) -> None:
+    """All that stands in their files has an effect, with its four units."""
+    path = Path(__file__).parents[2] / "config" / name
+    settings = read_settings(["--env-file", str(path)])
+    assert without_effect(Running(settings=settings, units=(UNIT,) * 4)) == []
 
 
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
