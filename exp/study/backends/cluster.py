@@ -57,10 +57,10 @@ def switch(admin: Admin, options: Mapping[str, str]) -> None:
     """
     wanted = _settings(options)
     switched: dict[str, set[str]] = {
-        path: set(body.model_fields) for path, body in SWITCHES.items()
+        path: wanted.keys() & body.model_fields for path, body in SWITCHES.items()
     }
     running = admin.get("/admin/settings")
-    for name in set(options).difference(*switched.values()):
+    for name in (wanted.keys() & options).difference(*switched.values()):
         if running.get(name) != wanted[name]:
             (flag,) = gateway_flags({name: options[name]})
             raise CaseError(
