@@ -35,6 +35,7 @@ KNOWN = {
     "token_load": Style(GREEN, "-.", "^", 1.6, "\\\\"),
     "prefix_affinity": Style("#9fbf7f", (0, (6, 2, 2, 2)), "v", 1.6, "++"),
     "adasplit": Style(PURPLE, (0, (7, 1, 1, 1, 1, 1)), "P", 1.6, ".."),
+    "adasplit_scaled": Style("#b79fd6", (0, (7, 2)), "h", 1.6, "-/"),
     "static": Style("#7d5a3c", (0, (8, 3)), (4, 1, 0), 1.6, "+x"),
     "least_outstanding": Style(OCHRE, (0, (1, 1)), "X", 1.6, "oo"),
     "power_of_two": Style("#bda75a", (0, (2, 1)), "p", 1.6, "||"),

@@ -17,10 +17,12 @@ from exp.study.scenarios import (
     fleet,
     with_requests,
 )
-from exp.study.systems import BASELINES, ORACLE, OURS, systems, variant
+from exp.study.systems import BASELINES, ORACLE, OURS, scaled_adasplit, systems, variant
 
 GROWTH = ("round_robin", "token_load", "llumnix_minus", OURS)
 """Systems of which it is shown how they grow with the fleet."""
+STATIC = {"pools": "static", "stealing": "off", "num_long_units": "6"}
+"""Half of twelve units are long, as in ``config/router_static.env``: one alone is overrun."""
 SHED = {"slo_miss": "shed", "shed_below": "1"}
 """What cannot be in time is refused, whatever its priority (0 where none is given)."""
 WAIT = {"slo_miss": "wait"}
@@ -52,7 +54,11 @@ def main() -> Study:
             scenario(12, (8.0, 16.0, 22.0, 26.0, 29.0, 31.0, 33.0), ()),
             *(scenario(num_units, (), GROWTH) for num_units in (3, 6, 24)),
         ),
-        systems=systems((*BASELINES, "adasplit", OURS, ORACLE)),
+        systems=(
+            *systems((*BASELINES, "adasplit")),
+            scaled_adasplit(12),
+            *systems((OURS, ORACLE)),
+        ),
         baseline="llumnix_minus",
         plots=("experiment_plot",),
     )
@@ -134,7 +140,8 @@ def pools() -> Study:
         ),
         systems=(
             *systems((*BASELINES, "adasplit")),
-            variant("adasplit", "static", "static pools", {"pools": "static", "stealing": "off"}),
+            scaled_adasplit(12),
+            variant("adasplit", "static", "static pools, half are long", STATIC),
             *systems((OURS,)),
         ),
         baseline="token_load",
@@ -168,7 +175,11 @@ def hetero() -> Study:
                 goals=GOALS,
             ),
         ),
-        systems=systems((*BASELINES, "adasplit", OURS)),
+        systems=(
+            *systems((*BASELINES, "adasplit")),
+            scaled_adasplit(12),
+            *systems((OURS,)),
+        ),
         baseline="token_load",
         plots=("hetero_plot",),
     )

@@ -13,6 +13,7 @@ import msgspec
 from exp.study.case import LengthBelief
 from exp.study.errors import PlanError
 from exp.study.plan import System
+from global_scheduler.pools.qhap import QhapLimits
 
 AT_ONCE = {
     "pools": "none",
@@ -23,6 +24,8 @@ AT_ONCE = {
 """No pools and nothing held back, so that there is no queue in the gateway."""
 DEFAULTS: dict[str, str] = {}
 """Astrolabe is what the gateway is without any setting."""
+ADASPLIT_UNITS = 4
+"""The fleet that AdaSplit's numbers were given for."""
 OURS = "astrolabe"
 ORACLE = "astrolabe_oracle"
 
@@ -45,7 +48,7 @@ _ALL = (
     _baseline("block", "Block", "min_new_request_latency"),
     System(
         name="adasplit",
-        label="AdaSplit",
+        label="AdaSplit, numbers for 4 units",
         gateway={
             "policy": "least_outstanding",
             "pools": "qhap",
@@ -109,4 +112,28 @@ def variant(
         label=label,
         gateway={**system.gateway, **(gateway or {})},
         variables=variables,
+    )
+
+
+def scaled_adasplit(num_units: int) -> System:
+    """AdaSplit on so many units, as its numbers for four mean it for each unit.
+
+    Queues may be longer where more units empty them, the same share of the fleet stays short, and
+    the same share may change sides within a second. One unit stays long, which AdaSplit does not
+    ask for: without any, a long request waits until ten others do. Of 16, 18, 20, 22, 24, 32 and
+    48 requests at a time, 20 gave it the least mean E2E where ``adasplit`` was given its 24.
+    """
+    limits, scale = QhapLimits(), num_units / ADASPLIT_UNITS
+    return variant(
+        "adasplit",
+        "adasplit_scaled",
+        f"AdaSplit, scaled to {num_units} units",
+        {
+            "qhap_scale_up_above": f"{limits.scale_up_above * scale:.0f}",
+            "qhap_scale_down_below": f"{limits.scale_down_below * scale:.0f}",
+            "qhap_min_short": f"{max(1, limits.min_short * scale):.0f}",
+            "qhap_min_long": "1",
+            "worker_concurrency_limit": "20",
+            "qhap_cooldown_s": f"{limits.cooldown_s / scale:.3g}",
+        },
     )
