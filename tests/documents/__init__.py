@@ -1,0 +1,1 @@
+"""Tests of pages in docs/ that claim something of the code."""
