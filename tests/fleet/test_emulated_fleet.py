@@ -130,7 +130,7 @@ def test_splits_are_priced_and_limits_derived_by_the_units_sidecars(fleet: Runni
         prices = fleet.get("/admin/pools")["prices"]
         if [price["num_long_units"] for price in prices] != [1, 2, 3]:
             return False
-        return prices[0]["lateness"] > prices[2]["lateness"] > 0
+        return bool(prices[0]["lateness"] > prices[2]["lateness"] > 0)
 
     def send(client: openai.OpenAI, index: int) -> None:
         while not seen.is_set():

@@ -81,7 +81,7 @@ def test_file_is_private_and_goes_with_the_writer(engine_id: str) -> None:
 def test_concurrent_reader_never_sees_a_torn_snapshot(engine_id: str) -> None:
     """What a reader gets while another process writes thousands of times a second is whole."""
     reader = SnapshotReader(engine_id)
-    seen = set()
+    seen: set[bytes] = set()
     num_reads = 0
     while num_reads < 5_000 or len(seen) <= 50:
         num_reads += 1
