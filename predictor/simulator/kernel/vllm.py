@@ -27,6 +27,7 @@ from predictor.simulator.kernel.layout import (
     MAX_NUM_BATCHED_TOKENS,
     MAX_NUM_SEQS,
     NEVER,
+    PREFIX_CACHING,
     QUEUE,
     TOKENS,
     Floats,
@@ -174,7 +175,9 @@ def _plan_running(work: Work, limits: Ints, threshold: int) -> bool:
     if need <= counters[FREE]:
         take_blocks(work, limits, need)
         return False
-    if limits[BY_PRIORITY] == 1:
+    # Which blocks are taken before others come free matters where they are cached.
+    in_order = limits[PREFIX_CACHING] == 1 and counters[NUM_PARTIALS] > 0
+    if in_order or limits[BY_PRIORITY] == 1:
         for index in range(counters[NUM_PARTIALS]):
             slots[work.partials[index], CHUNK] = 0
         return schedule_in_order(work, limits, threshold)
@@ -195,9 +198,15 @@ def _decodes_behind_partial(work: Work) -> bool:
 
 @inlined
 def _preempt_from_the_end(work: Work, limits: Ints, need: int) -> None:
-    """Preempt the last running sequences until the others' ``need`` is met, and meet it."""
+    """Preempt the last running sequences until the others' ``need`` is met, and meet it.
+
+    Where blocks are cached, each sequence wants one: those in front take all that are free first.
+    """
     slots, counters = work.slots, work.counters
     while need > counters[FREE] and counters[ORDER_SIZE] > 0:
+        if limits[PREFIX_CACHING] == 1:
+            need -= counters[FREE]
+            take_blocks(work, limits, counters[FREE])
         slot = work.order[counters[ORDER_SIZE] - 1]
         state = slots[slot, STATE]
         if PREFILLING <= state <= LAST_STEP:
