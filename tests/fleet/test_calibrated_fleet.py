@@ -15,12 +15,12 @@ from exp.fleet.plan import Plan
 from tests.fleet.running import RunningFleet, run_fleet
 
 MODEL = "meta-llama/Llama-2-7b-hf"
-NUM_REQUESTS = 80
+NUM_REQUESTS = 60
 
 
 def test_outcomes_make_predictions_right(tmp_path: Path) -> None:
-    """Twice as fast as the roofline says, and no step times learnt: the error of E2E falls, and
-    the sidecar's metrics say what was learnt."""
+    """Four times as slow as the roofline says, and no step times learnt: the error of E2E falls,
+    and the sidecar's metrics say what was learnt."""
     with run_fleet(_plan, tmp_path) as fleet:
         with ThreadPoolExecutor(3) as clients:
             list(clients.map(lambda number: _complete(fleet, number), range(NUM_REQUESTS)))
@@ -34,7 +34,7 @@ def test_outcomes_make_predictions_right(tmp_path: Path) -> None:
 
 
 def _plan(offset: int) -> Plan:
-    plan = emulated_plan(1, 2.0, offset)
+    plan = emulated_plan(1, 0.25, offset)
     parts = tuple(
         replace(part, command=(*part.command, "--no-learn")) if part.role == "sidecar" else part
         for part in plan.parts
@@ -47,7 +47,7 @@ def _complete(fleet: RunningFleet, number: int) -> None:
         answer = client.completions.create(
             model=MODEL,
             prompt=f"Star {number} " * (5 + number % 50),
-            max_tokens=12,
+            max_tokens=4,
             stream=True,
             stream_options={"include_usage": True},
             extra_body={"ignore_eos": True},

@@ -63,7 +63,7 @@ async def test_a_study_shows_what_the_gateway_has_learnt(
     """The recalibrated estimates get better than those of the same model left alone."""
     folder = write_model_folder(tmp_path / "model")
     engine, ended = ScriptedEngine(behave=reply_at_length), []
-    settings = {"length_estimator": str(folder), "length_deadline_ms": 2000.0}
+    settings = {"length_estimator": str(folder), "length_deadline_ms": 20_000.0}
     async with fleet(engine, **settings) as running:
         study = Study(
             gateway=str(running.client.base_url).rstrip("/"),

@@ -148,7 +148,7 @@ async def test_an_engine_that_falls_silent_is_given_up() -> None:
 
     quiet = ScriptedEngine(behave=silent, predict=FAST)
     other = ScriptedEngine(predict=SLOW)
-    async with fleet(quiet, other, engine_timeout_s=0.2) as running:
+    async with fleet(quiet, other, engine_timeout_s=0.7) as running:
         answer = await running.complete()
         assert answer.headers["x-astrolabe-unit"] == "u1"
 
@@ -156,9 +156,10 @@ async def test_an_engine_that_falls_silent_is_given_up() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_aborts_the_engines_request(stream: bool) -> None:
     """The engine sees the disconnect at once, whether or not it has begun to answer."""
-    left = asyncio.Event()
+    begun, left = asyncio.Event(), asyncio.Event()
 
     async def endless(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        begun.set()
         if stream:
             await send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
             await send({"type": "http.response.body", "body": EVENT, "more_body": True})
@@ -167,13 +168,10 @@ async def test_a_client_that_leaves_aborts_the_engines_request(stream: bool) -> 
         left.set()
 
     async with fleet(ScriptedEngine(behave=endless)) as running:
-        with pytest.raises(httpx.ReadTimeout):
-            await running.client.post(
-                "/v1/completions",
-                json={"model": "m", "prompt": "p", "stream": stream},
-                timeout=0.3,
-            )
+        client = asyncio.ensure_future(running.complete(stream=stream))
         with anyio.fail_after(60):
+            await begun.wait()
+            client.cancel()
             await left.wait()
         await eventually(lambda: _is_idle(running))
         assert (await running.decisions())[-1]["status"] == 499
@@ -242,7 +240,7 @@ async def test_many_clients_that_come_and_go_leave_nothing_behind() -> None:
     async with fleet(*(ScriptedEngine(behave=moody) for _ in range(3))) as running:
 
         async def one(index: int) -> None:
-            timeout = 0.02 if index % 5 == 0 else 5.0
+            timeout = 0.02 if index % 5 == 0 else 60.0
             with anyio.move_on_after(timeout):
                 await running.complete(prompt="x" * index, stream=True)
 

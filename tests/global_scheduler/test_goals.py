@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 
 import msgspec
 import pytest
@@ -86,32 +85,31 @@ async def test_what_becomes_of_a_goal_that_cannot_be_met(
 ) -> None:
     """Shed only below priority zero; wait no longer than the goal could still be met."""
     async with fleet(unit(900.0, 1000.0), slo_miss=miss) as running:
-        started_s = time.monotonic()
         answer = await running.complete(headers=GOAL | headers)
-        waited_s = time.monotonic() - started_s
         assert answer.status_code == status
-        assert (waited_s >= 0.45) == (miss == "wait")
         if status == 429:
             assert answer.headers["x-astrolabe-rejected"] == "slo"
             assert answer.headers["retry-after"] == "1"
-            # 900 ms, and the milliseconds that the forecast took to come.
-            assert re.search(r"0\.9\d s", answer.json()["error"]["message"])
+            told = re.search(r"first token in (\S+) s", answer.json()["error"]["message"])
+            assert told is not None
+            assert float(told[1]) >= 0.9  # and the time that the forecast took to come
             shed = 'astrolabe_rejected_requests_total{class="short",reason="slo"} '
             assert await running.metric(shed) == 1
         else:
+            assert (float(answer.headers["x-astrolabe-waited-ms"]) >= 450) == (miss == "wait")
             assert "none is predicted to meet" in (await running.decisions())[-1]["reason"]
 
 
 async def test_waiting_ends_when_a_unit_can_meet_the_goal() -> None:
     """A forecast that gets better lets the request go."""
-    engine = unit(5_000.0, 9_000.0)
+    engine = unit(90_000.0, 99_000.0)
     async with fleet(engine, slo_miss="wait") as running:
-        sent = asyncio.ensure_future(running.complete(headers={"x-slo-ttft-ms": "3000"}))
+        sent = asyncio.ensure_future(running.complete(headers={"x-slo-ttft-ms": "60000"}))
         await asyncio.sleep(0.3)
         assert not sent.done()
         engine.answer_questions = foretelling(20.0, 40.0)
         answer = await sent
-        assert float(answer.headers["x-astrolabe-waited-ms"]) < 2_000
+        assert float(answer.headers["x-astrolabe-waited-ms"]) < 50_000
         assert answer.status_code == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -66,8 +67,8 @@ async def _has_started(gate: Gate, count: int) -> bool:
     return len(gate.started) >= count
 
 
-async def _is_held(running: Fleet) -> bool:
-    return await running.metric('astrolabe_queue_requests{class="short"} ') == 1
+async def _is_held(running: Fleet, count: int = 1) -> bool:
+    return await running.metric('astrolabe_queue_requests{class="short"} ') == count
 
 
 async def _answer(sent: asyncio.Future[httpx.Response]) -> httpx.Response:
@@ -104,7 +105,6 @@ async def test_a_held_request_goes_where_room_is() -> None:
     async with busy_unit(3_000.0, other, hold_above_ms=500) as (running, _, _engine):
         answer = await running.complete()
         assert answer.headers["x-astrolabe-unit"] == "u1"
-        assert float(answer.headers["x-astrolabe-waited-ms"]) < 300
 
 
 @pytest.mark.parametrize("settings", [{"hold_above_ms": "never"}, {"policy": "round_robin"}])
@@ -154,7 +154,7 @@ async def test_those_behind_a_held_request_wait_their_turn() -> None:
         for name in ("a", "b", "c"):
             headers = {"x-request-id": name}
             sent.append(asyncio.ensure_future(running.complete(headers=headers)))
-            await asyncio.sleep(0.05)
+            await eventually(partial(_is_held, running, len(sent)))
         engine.answer_questions = queueing(0.0)
         gate.open.set()
         for one in sent:

@@ -1,5 +1,7 @@
 """What a request has met travels to the sidecar that predicted it, with the next question."""
 
+import time
+
 import anyio
 import msgspec
 import pytest
@@ -46,7 +48,7 @@ async def test_an_outcome_is_told_once_with_the_next_question() -> None:
         assert told(engine) == [[], ["a"], ["b"]]
         (ended,) = engine.questions[1].ended
         assert ended.ttft_ms is None  # not streamed
-        assert 0 < ended.e2e_ms < 10_000
+        assert ended.e2e_ms > 0
         assert ended.num_output_tokens == 3
 
 
@@ -61,19 +63,21 @@ async def test_latencies_count_from_the_sending() -> None:
         await send({"type": "http.response.body", "body": b""})
 
     async def think(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        await anyio.sleep(1.0)
+        await anyio.sleep(0.4)
         answer = PredictBatchResponse(predictions=[prediction()])
         await reply(send, 200, msgspec.json.encode(answer))
 
     engine = ScriptedEngine(behave=slow_stream, answer_questions=think)
     async with fleet(engine) as running:
+        began_s = time.monotonic()
         await running.complete(stream=True)
+        took_ms = (time.monotonic() - began_s) * 1e3
         engine.answer_questions = None
         await running.complete(stream=True)
     (ended,) = engine.questions[1].ended
     assert ended.ttft_ms is not None
-    assert 100 <= ended.ttft_ms < 700
-    assert ended.ttft_ms + 190 <= ended.e2e_ms < 1000
+    assert 100 <= ended.ttft_ms <= ended.e2e_ms - 190
+    assert ended.e2e_ms <= took_ms - 390
     assert ended.num_output_tokens == 4
 
 

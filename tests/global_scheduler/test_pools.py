@@ -102,7 +102,8 @@ async def test_without_prices_units_move_as_qhap_says(behave: Behaviour, reason:
         assert move["reason"] == "no prices, as qhap: queue_long 0 < 2"
         missing = "astrolabe_backlogs_missing_total"
         labels = f'{{purpose="prices",reason="{reason}",unit="u1"}} '
-        assert await made.fleet.metric(missing + labels) >= 1
+        # At one of its looks; where the machine is slow, answers are late at others.
+        await eventually(lambda: metric_is(made, missing + labels, 1))
         assert await made.fleet.metric("astrolabe_pool_unpriced_total ") >= 1
 
 

@@ -84,7 +84,7 @@ async def test_a_store_that_hangs_is_given_up() -> None:
     for waiting in (first, late):
         with pytest.raises(StoreLate, match=r"0\.2 s"):
             await waiting
-    assert 0.19 < anyio.current_time() - began_s < 2.0
+    assert anyio.current_time() - began_s > 0.19
     assert len(failures) == 1
     store.hangs = False
     assert (await calls.reserve(REQUEST)).granted

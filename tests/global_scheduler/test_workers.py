@@ -101,11 +101,12 @@ async def test_failures_are_mended_or_told_as_in_one_process() -> None:
 
 async def test_a_client_that_leaves_gives_its_place_back() -> None:
     """The engine sees it, and so does the scheduler."""
-    left = asyncio.Event()
+    begun, left = asyncio.Event(), asyncio.Event()
 
     async def endless(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
         await send({"type": "http.response.body", "body": EVENT, "more_body": True})
+        begun.set()
         while (await receive())["type"] != "http.disconnect":
             pass
         left.set()
@@ -113,11 +114,10 @@ async def test_a_client_that_leaves_gives_its_place_back() -> None:
     engine = ScriptedEngine(behave=endless)
     async with fleet(engine, workers=2, worker_concurrency_limit=1) as running:
         await running.client.get("/health")  # a worker is up and has this connection
-        with pytest.raises(httpx.ReadTimeout):
-            await running.client.post(
-                "/v1/completions", json={"model": "m", "prompt": "p", "stream": True}, timeout=1.0
-            )
+        client = asyncio.ensure_future(running.complete(stream=True))
         with anyio.fail_after(60):
+            await begun.wait()
+            client.cancel()
             await left.wait()
         await eventually(lambda: _is_free(running))
         engine.behave = stream_of(EVENT, DONE)

@@ -72,11 +72,11 @@ async def test_late_answers_are_missed_counted_and_remembered(slow_folder: Path)
         assert await estimator.try_estimate(asking()) is None
         assert estimator.figures().not_estimated == {"deadline": 1}
         ends_s = time.perf_counter() + 60
-        while await estimator.try_estimate(asking()) is None:
+        while not estimator.figures().from_cache:
             assert time.perf_counter() < ends_s
             await asyncio.sleep(0.01)
-        assert await estimator.try_estimate(asking()) is not None
-        assert estimator.figures().from_cache >= 1
+            answer = await estimator.try_estimate(asking())
+        assert answer is not None
         assert estimator.figures().num_batched_questions == 1
         assert estimator.observe(asking(), 40)
 
@@ -95,10 +95,15 @@ async def test_of_a_burst_as_many_are_answered_as_there_is_time_for(slow_folder:
         assert any(answers)
 
 
-async def test_the_event_loop_never_waits_for_a_slow_model(slow_folder: Path) -> None:
-    """Two hundred requests of a gateway, 5 ms apart at most: each has its answer or fallback by the
-    deadline, and nothing else in the process is held up."""
+async def test_the_event_loop_never_waits_for_a_slow_model(tmp_path: Path) -> None:
+    """Two hundred requests of a gateway, milliseconds apart: each has its fallback by the deadline,
+    long before the model has answered, and nothing else in the process is held up."""
+    folder = write_model_folder(tmp_path, num_slow_rounds=30_000)
     longest_gap_s, deadline_s = 0.0, 0.02
+    async with running(folder) as patient:
+        started_s = time.perf_counter()
+        await patient.estimate(asking())
+        question_s = time.perf_counter() - started_s
 
     async def watch() -> None:
         nonlocal longest_gap_s
@@ -113,7 +118,7 @@ async def test_the_event_loop_never_waits_for_a_slow_model(slow_folder: Path) ->
         await estimator.try_estimate(asking(f"how {number}"))
         return time.perf_counter() - started_s
 
-    async with running(slow_folder, deadline_s=deadline_s, max_waiting=8) as estimator:
+    async with running(folder, deadline_s=deadline_s, max_waiting=8) as estimator:
         watching = asyncio.ensure_future(watch())
         asked = []
         for number in range(200):
@@ -122,10 +127,11 @@ async def test_the_event_loop_never_waits_for_a_slow_model(slow_folder: Path) ->
         took_s = await asyncio.gather(*asked)
         watching.cancel()
         figures = estimator.figures()
-        assert max(took_s) < deadline_s + 0.2
-        assert longest_gap_s < 0.2
-        assert sum(figures.not_estimated.values()) + figures.from_model == 200
-        assert figures.not_estimated["deadline"] + figures.not_estimated["overload"] > 20
+        assert max(took_s) < deadline_s + question_s / 2
+        assert longest_gap_s < question_s / 2
+        missed = figures.not_estimated
+        assert missed["deadline"] + missed.get("overload", 0) + figures.from_model == 200
+        assert figures.from_model < 180
 
 
 async def test_whoever_gives_up_stops_nobody_else(slow_folder: Path) -> None:

@@ -240,18 +240,18 @@ def test_models_are_corrected_apart_and_their_number_is_bounded() -> None:
 
 
 def test_correcting_is_quick() -> None:
-    """Tens of microseconds, and at most a few milliseconds with a new fit, on a slow machine."""
+    """Tens of microseconds, and a few milliseconds with a new fit; ten times as long at most."""
     rng = np.random.default_rng(0)
     recalibration = Recalibration(LEVELS)
     for _ in range(WINDOW):
         is_cut = bool(rng.integers(2))
         recalibration.observe(predicted(rng), int(rng.integers(1, 1000)), is_cut=is_cut)
     raw = predicted(rng)
-    started_s = time.perf_counter()
+    started_s = time.thread_time()
     recalibration.apply(raw)
-    fit_s = time.perf_counter() - started_s
+    fit_s = time.thread_time() - started_s
     for _ in range(100):
         recalibration.apply(raw)
-    apply_s = (time.perf_counter() - started_s - fit_s) / 100
-    assert fit_s < 0.05
-    assert apply_s < 0.002
+    apply_s = (time.thread_time() - started_s - fit_s) / 100
+    assert fit_s < 0.1
+    assert apply_s < 0.005

@@ -19,9 +19,10 @@ PROMPTS = ["Name three constellations.", "What does an astrolabe measure?", "Cou
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
-    """Two units with our plug-in, their sidecars and the gateway."""
-    folder = tmp_path_factory.mktemp("fleet")
-    with run_fleet(lambda offset: vllm_cpu_plan(2, offset), folder) as running:
+    """Two units with our plug-in, their sidecars and the gateway, which waits for what-ifs however
+    long a machine takes that has two engines to run."""
+    folder, patience = tmp_path_factory.mktemp("fleet"), {"prediction_deadline_ms": "60000"}
+    with run_fleet(lambda offset: vllm_cpu_plan(2, offset, patience), folder) as running:
         yield running
 
 
@@ -41,9 +42,7 @@ def test_streamed_chats_are_predicted_from_plugin_state(fleet: RunningFleet) -> 
             chunks = list(raw.parse())
         assert chunks[-1].usage is not None
         assert 0 < chunks[-1].usage.completion_tokens <= 24
-        # Eight prompts at once keep both cores busy: a sidecar may be late, and then it is said.
-        expected = {"x-astrolabe-predicted-e2e-ms", "x-astrolabe-fallback"}
-        assert expected & set(raw.headers)
+        assert float(raw.headers["x-astrolabe-predicted-e2e-ms"]) > 0
         return raw.headers["x-astrolabe-unit"]
 
     with ThreadPoolExecutor(8) as pool:
@@ -53,8 +52,8 @@ def test_streamed_chats_are_predicted_from_plugin_state(fleet: RunningFleet) -> 
     wait_until(lambda: all(d["observed_e2e_ms"] for d in fleet.get("/admin/decisions")))
     decisions = fleet.get("/admin/decisions")
     sources = {c["state_source"] for d in decisions for c in d["candidates"]}
-    assert sources - {None} == {"plugin"}
-    assert sum(decision["fallback"] is None for decision in decisions) >= len(decisions) / 2
+    assert sources == {"plugin"}
+    assert {decision["fallback"] for decision in decisions} == {None}
     assert all(decision["observed_ttft_ms"] > 0 for decision in decisions)
 
 
