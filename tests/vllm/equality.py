@@ -1,7 +1,8 @@
-"""Holds our schedulers against vLLM's own over many random workloads.
+"""Holds our reference against vLLM's own scheduler over many random workloads.
 
 Runs in vLLM's environment, which has no pytest: ``python -m tests.vllm.equality MODEL_DIR FIRST
-LAST`` prints one JSON object, for ``test_equality.py`` to judge.
+LAST RECORDINGS`` prints one JSON object, for ``test_equality.py`` to judge, and writes what the
+real scheduler did from snapshots on into a file, for ``futures.py`` to be held against.
 """
 
 from __future__ import annotations
@@ -10,18 +11,16 @@ import json
 import logging
 import random
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.vllm.players import Future, play_kernel, play_reference
-from tests.vllm.reference_equality import SideBySide
-from tests.vllm.snapshot_equality import Recording, sent_requests
-from tests.vllm.workloads import Workload, random_workload
+import msgspec
 
-OTHERS_PROMPTS = "hits on blocks that other requests share, hold or leave"
-REUSED_BLOCKS = "a preempted request's own blocks, reused before or after its return"
+from tests.vllm.futures import Recorded
+from tests.vllm.reference_equality import SideBySide
+from tests.vllm.snapshot_equality import Recording
+from tests.vllm.workloads import Workload, random_workload
 
 
 def contents(workloads: Sequence[Workload]) -> dict[str, int]:
@@ -61,74 +60,28 @@ def from_the_start(workloads: Sequence[Workload], model_dir: Path) -> dict[str, 
     }
 
 
-class FromSnapshots:
-    """Counts how one kind of what-if fares."""
-
-    def __init__(self) -> None:
-        self._steps = self._equal = self._preemptions = 0
-        self._differing: list[dict[str, Any]] = []
-
-    def compare(self, workload: Workload, real: Future, ours: Future) -> None:
-        """Count one future."""
-        num_equal = real.num_equal(ours)
-        self._steps += len(real.batches)
-        self._equal += num_equal
-        self._preemptions += real.num_preemptions
-        if real != ours:
-            self._differing.append(
-                {
-                    "seed": workload.seed,
-                    "cause": _cause(workload),
-                    "step": num_equal,
-                    "real": str(real.batches[num_equal : num_equal + 1]),
-                    "ours": str(ours.batches[num_equal : num_equal + 1]),
-                }
-            )
-
-    def summary(self) -> dict[str, Any]:
-        """The counts, and every workload that differs."""
-        causes = Counter(difference["cause"] for difference in self._differing)
-        return {
-            "steps": self._steps,
-            "equal_steps": self._equal,
-            "preemptions": self._preemptions,
-            "causes": dict(causes),
-            "differing": self._differing,
-        }
-
-
-def _cause(workload: Workload) -> str:
-    """A snapshot counts blocks; it does not say what they hold or which are reused first."""
-    if not workload.limits.enable_prefix_caching:
-        return "unknown"
-    return OTHERS_PROMPTS if workload.shares_prompts else REUSED_BLOCKS
-
-
-def from_snapshots(workloads: Sequence[Workload], model_dir: Path) -> dict[str, Any]:
-    """The kernel and the reference from a snapshot on, next to the real scheduler."""
-    kernel, reference = FromSnapshots(), FromSnapshots()
+def record(workloads: Sequence[Workload], model_dir: Path) -> list[Recorded]:
+    """What the real scheduler does from a snapshot on."""
+    found = []
     for workload in workloads:
         recording = Recording(workload, model_dir, random.Random(workload.seed))
         recording.run()
-        snapshot, real = recording.snapshot, recording.future
-        if snapshot is None:
-            continue
-        lengths = {arrival.request_id: arrival.output_length for arrival in workload.arrivals}
-        kernel.compare(workload, real, play_kernel(snapshot, sent_requests(workload)))
-        reference.compare(workload, real, play_reference(snapshot, lengths.__getitem__))
-    return {"kernel": kernel.summary(), "reference": reference.summary()}
+        if recording.snapshot is not None:
+            found.append(Recorded(workload.seed, recording.snapshot, recording.future))
+    return found
 
 
 def main() -> None:
     """Play the workloads with these seeds."""
     logging.disable(logging.WARNING)
     model_dir, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    recordings = Path(sys.argv[4])
     workloads = [random_workload(seed) for seed in range(first, last)]
     result = {
         "contents": contents(workloads),
         "from_the_start": from_the_start(workloads, model_dir),
-        "from_snapshots": from_snapshots(workloads, model_dir),
     }
+    recordings.write_bytes(msgspec.msgpack.encode(record(workloads, model_dir)))
     print(json.dumps(result))
 
 

@@ -1,8 +1,9 @@
 """What-ifs that start from a snapshot, next to what vLLM's real scheduler then does.
 
 At a random moment of a workload the scheduler's state is captured as the plug-in does it. From
-there on nothing arrives and nobody leaves: the scheduler plays on to the end, and so do the
-compiled kernel and the reference, which know the snapshot and the true lengths of all answers.
+there on nothing arrives and nobody leaves: the scheduler plays on to the end, and so do, in
+``futures.py``, the compiled kernel and the reference, which know the snapshot and the true lengths
+of all answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from predictor.vllm_plugin.steps import StepTracker
 from tests.vllm.players import Future, num_batches_at_once
 from tests.vllm.reference_equality import add_to_engine, offline_engine
 from tests.vllm.workloads import MAX_STEPS, Workload
-from wire.prediction import SentRequest
 from wire.snapshot import EngineSnapshot
 
 
@@ -90,18 +90,3 @@ class Recording:
 def _tokens(output: Any) -> dict[str, int]:
     tokens: dict[str, int] = output.num_scheduled_tokens
     return tokens
-
-
-def sent_requests(workload: Workload) -> list[SentRequest]:
-    """What a gateway that knows all lengths would tell."""
-    return [
-        SentRequest(
-            request_id=arrival.request_id,
-            num_prompt_tokens=len(arrival.prompt),
-            expected_output_tokens=arrival.num_output_tokens,
-            max_tokens=arrival.max_tokens,
-            priority=arrival.priority,
-            has_first_token=True,
-        )
-        for arrival in workload.arrivals
-    ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.vllm.environment import MODEL_DIR, ROOT, quiet_environment, vllm_python
+from tests.vllm.futures import Recorded, from_snapshots
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -20,25 +21,21 @@ FIRST_SEED = 230
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The summary of ``tests.vllm.equality``."""
+    """The summaries of ``tests.vllm.equality`` and of ``tests.vllm.futures``."""
+    recordings = tmp_path_factory.mktemp("equality") / "recordings"
     command = [str(vllm_python()), "-m", "tests.vllm.equality", str(MODEL_DIR)]
-    # vLLM pins another numba than we use, and each would throw away the other's cache.
-    env = quiet_environment() | {"NUMBA_CACHE_DIR": str(_numba_cache())}
     run = subprocess.run(
-        [*command, str(FIRST_SEED), str(FIRST_SEED + NUM_WORKLOADS)],
+        [*command, str(FIRST_SEED), str(FIRST_SEED + NUM_WORKLOADS), str(recordings)],
         cwd=ROOT,
-        env=env,
+        env=quiet_environment(),
         capture_output=True,
         text=True,
         timeout=800,
     )
     assert run.returncode == 0, run.stderr
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
-    return result
-
-
-def _numba_cache() -> Path:
-    return vllm_python().parents[1] / "numba-cache"
+    recorded = msgspec.msgpack.decode(recordings.read_bytes(), type=list[Recorded])
+    return result | {"from_snapshots": from_snapshots(recorded)}
 
 
 def test_workloads_cover_the_rules(seen: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import anyio
@@ -11,17 +11,10 @@ import pytest
 from exp.vllm_cpu.command import SERVED_MODEL_NAME
 from predictor.errors import StateUnavailable
 from predictor.state.plugin import PluginStateSource
-from tests.vllm.server import Server, running_server
+from tests.vllm.server import Server
 from wire.snapshot import EngineSnapshot
 
 pytestmark = [pytest.mark.vllm, pytest.mark.anyio]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests here."""
-    with running_server(tmp_path_factory.mktemp("vllm"), kv_cache_bytes=64 * 2**20) as server:
-        yield server
 
 
 @pytest.fixture

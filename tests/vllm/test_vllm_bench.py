@@ -21,6 +21,7 @@ from tests.vllm.environment import MODEL_DIR, ROOT, quiet_environment, vllm_pyth
 pytestmark = pytest.mark.vllm
 LISTS = ("input_lens", "output_lens", "ttfts", "itls", "latencies", "start_times", "queue_times")
 GOAL_MS = 8.0
+ENDPOINTS = {"openai": "/v1/completions", "openai-chat": "/v1/chat/completions"}
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +32,47 @@ def gateway() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize(
-    ("backend", "endpoint"),
-    [("openai", "/v1/completions"), ("openai-chat", "/v1/chat/completions")],
-)
-def test_vllms_benchmark_runs_against_the_gateway(
-    gateway: str, tmp_path: Path, backend: str, endpoint: str
-) -> None:
-    """Every request is answered as long as asked, and from the same times we make its figures."""
+@pytest.fixture(scope="module")
+def results(gateway: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What vLLM's benchmark says of completions and of chats, by its names; both run at a time."""
+    folder = tmp_path_factory.mktemp("results")
+    running = {
+        backend: subprocess.Popen(
+            [*_command(gateway, folder, backend), "--endpoint", endpoint],
+            cwd=ROOT,
+            env=quiet_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for backend, endpoint in ENDPOINTS.items()
+    }
+    found = {}
+    for backend, process in running.items():
+        _, said = process.communicate(timeout=600)
+        assert process.returncode == 0, said[-3000:]
+        found[backend] = json.loads((folder / f"{backend}.json").read_bytes())
+    return found
+
+
+def _command(gateway: str, folder: Path, backend: str) -> list[str]:
     command = [str(vllm_python()), "-m", "exp.vllm_cpu.bench_serve"]
-    command += ["--backend", backend, "--endpoint", endpoint, "--base-url", gateway]
+    command += ["--backend", backend, "--base-url", gateway]
     command += ["--model", "meta-llama/Llama-2-7b-hf", "--tokenizer", str(MODEL_DIR)]
     command += ["--dataset-name", "random", "--random-input-len", "100"]
     command += ["--random-output-len", "20", "--ignore-eos", "--num-prompts", "40"]
     command += ["--request-rate", "40", "--goodput", f"ttft:{GOAL_MS}"]
     command += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "90,99"]
     command += ["--save-detailed", "--save-result"]
-    command += ["--result-dir", str(tmp_path), "--result-filename", "result.json"]
-    ran = subprocess.run(
-        command, cwd=ROOT, env=quiet_environment(), capture_output=True, text=True, timeout=600
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    theirs = json.loads((tmp_path / "result.json").read_bytes())
+    return [*command, "--result-dir", str(folder), "--result-filename", f"{backend}.json"]
+
+
+@pytest.mark.parametrize("backend", ENDPOINTS)
+def test_vllms_benchmark_runs_against_the_gateway(
+    results: dict[str, dict[str, Any]], backend: str
+) -> None:
+    """Every request is answered as long as asked, and from the same times we make its figures."""
+    theirs = results[backend]
     assert (theirs["completed"], theirs["failed"]) == (40, 0)
     assert theirs["output_lens"] == [20] * 40
     sent = [_sent(theirs, index) for index in range(40)]
