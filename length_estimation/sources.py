@@ -21,10 +21,15 @@ from length_estimation.conversations import (
     shown,
 )
 from length_estimation.examples import Example
+from length_estimation.hub import check_hub
 
 logger = logging.getLogger(__name__)
 
 ROLES = {"developer": SYSTEM}
+WEB_PAGE = (
+    ": this is a web page about a file; on Hugging Face's hub the file itself lies under "
+    "/resolve/main/ instead of /blob/main/"
+)
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 
@@ -71,35 +76,39 @@ def read_rows(file: Path) -> Iterator[Conversation]:
 def read_hub(name: str) -> Iterator[Conversation]:
     """Conversations of a hub's data set (its split ``train``), or of a folder with one.
 
-    Rows are as in JSONL, or ShareGPT's.
+    Rows are as in JSONL: see ``conversation_of_row``.
 
     Raises:
         SourceError: there is no such data set, or a row cannot be used.
+        HubError: no hub is reached, or it has no such data set.
     """
+    if not Path(name).is_dir():
+        check_hub("dataset", name)
     try:
         rows = load_dataset(name, split="train", streaming=True)
     except (OSError, ValueError) as error:
         raise SourceError(f"no data set {name!r} can be loaded: {error}") from error
     for index, row in enumerate(rows):
-        where = f"{name}, row {index}"
-        if "conversations" in row:
-            yield sharegpt.conversation_of(row, where, default_name=str(index))
-        else:
-            yield conversation_of_row(row, where)
+        yield conversation_of_row(row, f"{name}, row {index}")
 
 
 def conversation_of_row(row: Any, where: str) -> Conversation:
     """``{prompt | messages, response | num_output_tokens, model?, max_tokens?, conversation?}``.
 
     ``messages`` are OpenAI's; where they hold the answers themselves, nothing else need tell them.
-    Rows that name no ``conversation`` are each their own.
+    Rows that name no ``conversation`` are each their own. Rows with ``conversations`` are
+    ShareGPT's, ``{conversations: [{from, value}], id?}``.
 
     Raises:
         SourceError: names ``where``, the key and its value.
     """
+    if isinstance(row, dict) and row.get("conversations") is not None:
+        return sharegpt.conversation_of(row, where, default_name=where)
     parsed = _convert(row, _Row, where)
     if (parsed.prompt is None) == (parsed.messages is None):
-        raise SourceError(f"{where}: needs prompt or messages, and not both (got {shown(row)})")
+        raise SourceError(
+            f"{where}: needs one of prompt, messages and conversations (got {shown(row)})"
+        )
     if parsed.messages is None:
         messages = [Message(USER, parsed.prompt or "")]
     else:
@@ -151,7 +160,10 @@ def _json_lines(file: Path, *, may_be_cut: bool = False) -> Iterator[tuple[str, 
                     logger.warning("%s is left out, as it is not JSON: %s", where, error)
                     continue
                 text = line.decode(errors="replace").strip()
-                raise SourceError(f"{where} is not JSON: {error} (got {shown(text)})") from error
+                hint = WEB_PAGE if text.startswith("<") else ""
+                raise SourceError(
+                    f"{where} is not JSON: {error} (got {shown(text)}){hint}"
+                ) from error
 
 
 def _convert(row: Any, kind: type, where: str) -> Any:

@@ -18,7 +18,13 @@ from datasets import Dataset, DatasetDict
 from tqdm import tqdm
 
 from length_estimation.answer_tokens import load_tokenizer
-from length_estimation.conversations import ASSISTANT, SourceError, examples_of, shown
+from length_estimation.conversations import (
+    ASSISTANT,
+    Message,
+    SourceError,
+    examples_of,
+    shown,
+)
 from length_estimation.data_sets import examples_of_rows, read_data_set
 from length_estimation.evaluation import BATCH
 from length_estimation.provenance import FILE_NAME as PROVENANCE_FILE
@@ -34,8 +40,8 @@ ROWS = ".jsonl"
 def tag(model: ServedModel, data: Path, out: Path, *, tokenizer: str, replace: bool) -> None:
     """Tag a folder that ``length_estimation sample`` made, or a JSONL file.
 
-    Rows of a file have ``prompt`` or ``messages`` as for ``sample``, answered or not, or are lines
-    of the gateway's request log. ``out`` appears when all is written.
+    Rows of a file have ``prompt``, ``messages`` or ``conversations`` as for ``sample``, answered or
+    not, or are lines of the gateway's request log. ``out`` appears when all is written.
 
     Args:
         tokenizer: counts the prompt's tokens where a row has no ``num_prompt_tokens``.
@@ -90,6 +96,8 @@ class QuestionReader:
         if self._counter is None:
             self._counter = TokenCounter(load_tokenizer(self._tokenizer))
         conversation = conversation_of_row(_answered(row), where)
+        if conversation.messages and conversation.messages[-1].role != ASSISTANT:
+            conversation.messages.append(Message(ASSISTANT, "", 1))
         examples = list(examples_of(conversation, self._counter, model=""))
         if not examples:
             raise SourceError(f"{where}: no message of a user to answer (got {shown(row)})")

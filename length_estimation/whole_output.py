@@ -15,8 +15,7 @@ def appearing_at_once(out: Path, *, replace: bool) -> Iterator[Path]:
     Raises:
         FileExistsError: ``out`` is there and not to be replaced.
     """
-    if out.exists() and not replace:
-        raise FileExistsError(f"{out} exists; --force replaces it")
+    check_free(out, replace=replace)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         new = Path(scratch) / "new"
@@ -24,3 +23,13 @@ def appearing_at_once(out: Path, *, replace: bool) -> Iterator[Path]:
         if out.exists():
             out.rename(Path(scratch) / "old")
         new.rename(out)
+
+
+def check_free(out: Path, *, replace: bool) -> None:
+    """See that ``out`` may be written, before hours of work are done for it.
+
+    Raises:
+        FileExistsError: it is there and not to be replaced.
+    """
+    if out.exists() and not replace:
+        raise FileExistsError(f"{out} exists; --force replaces it")

@@ -9,15 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from length_estimation.eval_roberta import main
+from length_estimation.commands.evaluate import main
+from length_estimation.commands.sample import to_datasets
 from length_estimation.examples import Example, prompts_sha256
 from length_estimation.model_folder import CONFIG_FILE, ModelConfig
-from length_estimation.sample import to_datasets
 from length_estimation.splits import Splits
 from tests.length_estimation.tiny_model import median_tokens, write_model_folder
 from wire.length import LengthQuestion
 
-METHODS = ["roberta", "mean", "median", "tfidf_boosting", "tfidf_ridge"]
+METHODS = ["none", "mean", "median", "tfidf_boosting", "tfidf_ridge"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def test_all_methods(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     methods = found["methods"]
     assert list(methods) == METHODS
     assert found["num_examples"] == 55
-    assert methods["roberta"]["mae"] < 0.5
-    assert methods["roberta"]["kendall_tau"] > 0.99
-    assert methods["roberta"]["acc_50"] == methods["roberta"]["coverage_80"] == 1
+    assert methods["none"]["mae"] < 0.5
+    assert methods["none"]["kendall_tau"] > 0.99
+    assert methods["none"]["acc_50"] == methods["none"]["coverage_80"] == 1
     assert all(methods[name]["mae"] > 50 for name in METHODS[1:])
     assert methods["median"]["kendall_tau"] == 0
     for figures in methods.values():
@@ -90,7 +90,7 @@ def test_all_methods(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_kinds_of_requests(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """First and later turns are looked at apart; kinds of too few or of all requests are not."""
-    _, found = evaluate(place, capsys, "--methods", "roberta", "median")
+    _, found = evaluate(place, capsys, "--methods", "model", "median")
     assert list(found["by_kind"]) == ["first turns", "later turns"]
     maes = [kind["median"]["mae"] for kind in found["by_kind"].values()]
     assert maes[0] < found["methods"]["median"]["mae"] < maes[1]
@@ -100,7 +100,7 @@ def test_a_test_split_that_may_have_been_trained_on(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only a model that names the very same prompts as left out is held to be judged fairly."""
-    printed, found = evaluate(place, capsys, "--methods", "roberta")
+    printed, found = evaluate(place, capsys, "--methods", "model")
     assert "WARNING" in printed
     assert found["unseen_in_training"] is False
 
@@ -111,7 +111,7 @@ def test_a_test_split_that_may_have_been_trained_on(
         config.trained_on, test_prompts_sha256=prompts_sha256(prompts)
     )
     file.write_bytes(msgspec.json.encode(msgspec.structs.replace(config, trained_on=trained_on)))
-    printed, found = evaluate(place, capsys, "--methods", "roberta", "--limit", "7")
+    printed, found = evaluate(place, capsys, "--methods", "model", "--limit", "7")
     assert "WARNING" not in printed
     assert found["unseen_in_training"] is True
     assert found["num_examples"] == 7
@@ -131,7 +131,7 @@ def test_figure(place: Place, capsys: pytest.CaptureFixture[str], tmp_path: Path
     """A PNG is drawn; without matplotlib the error says what to install."""
     file = tmp_path / "figure.png"
     if importlib.util.find_spec("matplotlib"):
-        evaluate(place, capsys, "--methods", "roberta", "median", "--figure", str(file))
+        evaluate(place, capsys, "--methods", "model", "median", "--figure", str(file))
         assert file.read_bytes().startswith(b"\x89PNG")
     else:
         with pytest.raises(SystemExit, match="2"):

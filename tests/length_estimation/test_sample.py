@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from global_scheduler.bodies import parse_chat
 from global_scheduler.request_log import LoggedRequest, RequestLog
+from length_estimation.commands.sample import main
 from length_estimation.conversations import TOKENS_PER_MESSAGE, examples_of
 from length_estimation.examples import Example, prompts_sha256
 from length_estimation.provenance import read_provenance
-from length_estimation.sample import main
 from length_estimation.sources import conversation_of_row
 from length_estimation.token_counter import TokenCounter
 from wire.length import LengthQuestion
@@ -191,8 +191,11 @@ def test_rows_of_a_conversation_stay_together(sample: Any, tmp_path: Path) -> No
         (b'{"prompt": "a", "max_tokens": "9", "response": ""}', "max_tokens: Expected"),
         (b'{"messages": [{"role": 1}], "response": ""}', "messages[0].role: Expected `str`"),
         (b'{"prompt": "a"}', "needs response or num_output_tokens"),
-        (b'{"response": "a"}', "needs prompt or messages"),
-        (b'{"prompt": "a", "messages": [], "response": "b"}', "needs prompt or messages"),
+        (b'{"response": "a"}', "needs one of prompt, messages and conversations"),
+        (
+            b'{"prompt": "a", "messages": [], "response": "b"}',
+            "needs one of prompt, messages and conversations",
+        ),
         (b"[1]", "Expected `object`, got `array` (got [1])"),
         (b'{"prompt": ', "is not JSON"),
         (b'{"prompt": "\xff\xfe"}', "is not JSON"),

@@ -8,9 +8,9 @@ import pytest
 from datasets import load_from_disk
 
 from length_estimation.__main__ import main
+from length_estimation.commands.sample import to_datasets
 from length_estimation.examples import Example
 from length_estimation.model_folder import TOKENIZER_FILE
-from length_estimation.sample import to_datasets
 from length_estimation.splits import Splits
 from tests.length_estimation.tiny_model import median_tokens, write_model_folder
 from wire.length import LengthQuestion
@@ -143,7 +143,7 @@ def test_more_rows_than_a_batch_and_odd_texts(model: Path, tmp_path: Path) -> No
         (b"{", "line 2 is not JSON"),
         (b'"\xff"', "line 2 is not JSON"),
         (b"7", "line 2 is not an object (got 7)"),
-        (b"{}", "line 2: needs prompt or messages"),
+        (b"{}", "line 2: needs one of prompt, messages and conversations"),
         (b'{"prompt": 7}', "line 2: prompt: Expected"),
         (b'{"messages": []}', "line 2: no message of a user"),
         (b'{"prompt": "how", "num_prompt_tokens": "x"}', "line 2: Expected `int`, got `str`"),

@@ -1,0 +1,1 @@
+"""What ``python -m length_estimation`` runs, but for serving: making data, training, measuring."""
