@@ -53,6 +53,8 @@ def load_encoder(base_model: str) -> Encoder:
             return _load(folder, base_model, local=True)
     if Path(base_model).is_dir():
         return _load(base_model, base_model, local=True)
+    if base_model.startswith((".", "/", "~")):
+        raise PretrainedError(f"no encoder {base_model!r}: there is no such folder. {INSTEAD}")
     with suppress(PretrainedError):
         return _load(base_model, base_model, local=True)
     try:

@@ -26,6 +26,9 @@ SCRIPTS = {
     "tag": "eval_roberta.py",
 }
 
+SWITCHED = "ASTROLABE_SWITCHED_TO_VENV"
+"""Set for the second Python, which must not look for a third."""
+
 
 def require(module: str) -> None:
     """See that a module can be imported, before it is needed.
@@ -63,11 +66,13 @@ def switch_to_venv(module: str) -> None:
     """
     venv = ROOT / ".venv"
     python = venv / "bin" / "python"
-    if Path(sys.prefix).resolve() == venv.resolve() or not os.access(python, os.X_OK):
+    if Path(sys.prefix).resolve() == venv.resolve() or SWITCHED in os.environ:
+        return
+    if not os.access(python, os.X_OK):
         return
     shown = _shown(python)
     print(f"{sys.executable} has no {module}: going on with {shown}", file=sys.stderr, flush=True)
-    os.execv(python, [shown, *sys.orig_argv[1:]])
+    os.execve(python, [shown, *sys.orig_argv[1:]], {**os.environ, SWITCHED: "1"})
 
 
 def typed(command: str) -> str:

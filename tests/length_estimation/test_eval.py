@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from datasets import load_from_disk
 
 from length_estimation.commands.evaluate import main
 from length_estimation.commands.sample import to_datasets
@@ -186,7 +187,54 @@ def test_a_damaged_model(place: Place, capsys: pytest.CaptureFixture[str]) -> No
     assert "model.onnx is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [["--limit", "0"], ["--methods", "guess"], ["--tag-data", "x"]])
+@pytest.mark.parametrize("base_model", ["roberta-base", "FacebookAI/roberta-base", "scratch"])
+def test_a_model_is_called_by_its_encoder(
+    place: Place, capsys: pytest.CaptureFixture[str], base_model: str
+) -> None:
+    """In tables and figures, whichever way it is asked for."""
+    file = place.model / CONFIG_FILE
+    config = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**config, "base_model": base_model}))
+    label = base_model.rpartition("/")[2]
+    for name in ("model", "roberta", label):
+        printed, found = evaluate(place, capsys, "--methods", name, "--limit", "5")
+        assert list(found["methods"]) == [label]
+        assert found["base_model"] == base_model
+        assert f"\n{label} " in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("roberta", "--methods roberta: the model is built on none; measure it with --methods mod"),
+        ("guess", "no 'guess', only model, mean, median, tfidf_boosting, tfidf_ridge"),
+    ],
+)
+def test_methods_that_cannot_be_measured(
+    place: Place, capsys: pytest.CaptureFixture[str], name: str, message: str
+) -> None:
+    """What is not in the folder is not passed off as such."""
+    options = ["--data", str(place.data), "--model-folder", str(place.model), "--methods", name]
+    assert main(options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_evaluating_and_tagging(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """At once, with figures still in the last line; a copy that is there stops it at its start."""
+    options = ["--methods", "model", "--limit", "5", "--tag-data", "True"]
+    printed, found = evaluate(place, capsys, *options)
+    assert found["num_examples"] == 5
+    tagged = place.data.with_name("data-tagged")
+    assert f"written to {tagged}" in printed
+    assert "predicted_median" in load_from_disk(tagged)["test"].column_names
+    given = ["--data", str(place.data), "--model-folder", str(place.model)]
+    assert main([*given, *options]) == 2
+    ended = capsys.readouterr()
+    assert f"{tagged} exists; --force replaces it" in ended.err
+    assert "MAE" not in ended.out
+
+
+@pytest.mark.parametrize("options", [["--limit", "0"], ["--tag-data", "x"]])
 def test_options_that_do_not_exist(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The option is named."""
     with pytest.raises(SystemExit, match="2"):

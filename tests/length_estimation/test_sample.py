@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from global_scheduler.bodies import parse_chat
 from global_scheduler.request_log import LoggedRequest, RequestLog
+from length_estimation.commands import defaults
 from length_estimation.commands.sample import main
 from length_estimation.conversations import TOKENS_PER_MESSAGE, examples_of
 from length_estimation.examples import Example, prompts_sha256
@@ -317,15 +318,44 @@ def test_a_few_rows_are_enough(sample: Any, tmp_path: Path) -> None:
     assert made.num_rows == {"train": 2, "test": 1}
 
 
-def test_a_hubs_rows_are_read_like_others(sample: Any, tmp_path: Path) -> None:
-    """Here from a folder, which the hub's library reads the same way."""
-    folder = tmp_path / "hub"
-    folder.mkdir()
+@pytest.mark.parametrize("kind", ["a hub's folder", "JSON lines"])
+def test_sharegpts_rows_are_read_from_anywhere(sample: Any, tmp_path: Path, kind: str) -> None:
+    """Of a hub, here from a folder, which its library reads the same way, or of a file."""
     said = [{"from": "human", "value": "p"}, {"from": "gpt", "value": "x y"}]
-    rows = [{"id": "a_0", "conversations": said}]
-    Dataset.from_list(rows).to_parquet(str(folder / "train.parquet"))
-    made = sample(str(folder), options=("--test-share", "0", "--validation-share", "0"))
-    assert [(one.text, one.num_output_tokens) for one in examples(made["train"])] == [("p", 2)]
+    rows = [{"id": "a_0", "conversations": said}, {"id": "a_1", "conversations": said[:1]}]
+    source = tmp_path / "hub"
+    if kind == "JSON lines":
+        source = rows_file(tmp_path, *rows)
+    else:
+        source.mkdir()
+        Dataset.from_list(rows).to_parquet(str(source / "train.parquet"))
+    made = sample(str(source), options=("--test-share", "0", "--validation-share", "0"))
+    found = [(one.conversation, one.text, one.num_output_tokens) for one in examples(made["train"])]
+    assert found == [("a", "p", 2)]
+
+
+def test_what_is_taken_by_default(
+    words: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The downloaded file that lies in the working directory, cut as the environment says."""
+    monkeypatch.chdir(tmp_path)
+    said = [[("human", f"p{n}"), ("gpt", "x")] for n in range(40)]
+    rows = [{"conversations": [{"from": a, "value": b} for a, b in one]} for one in said]
+    rows_file(tmp_path, *rows).rename(defaults.DOWNLOADED)
+    monkeypatch.setenv(defaults.READ_LIMIT_VARIABLE, "30")
+    assert main(["--tokenizer", str(words)]) == 0
+    printed = capsys.readouterr().out
+    assert "--source sharegpt_gpt4.jsonl --out .astrolabe/data/sharegpt --model gpt-4" in printed
+    assert "next: " in printed
+    told = read_provenance(defaults.DATA)
+    assert (told.source, told.model, told.limit) == ("sharegpt_gpt4.jsonl", "gpt-4", 30)
+    assert told.counts["answered prompts"] == 30
+    monkeypatch.setenv(defaults.READ_LIMIT_VARIABLE, "few")
+    assert main(["--tokenizer", str(words)]) == 2
+    assert "ASTROLABE_SAMPLE_LIMIT must be at least 1 (got 'few')" in capsys.readouterr().err
 
 
 def test_a_data_set_says_how_it_was_made(sample: Any, tmp_path: Path) -> None:
@@ -355,11 +385,15 @@ def test_limits_leave_the_test_split_alone(sample: Any, tmp_path: Path) -> None:
 def test_a_folder_is_replaced_only_on_demand(
     sample: Any, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And then as a whole."""
+    """And then as a whole; the same data set is not made twice."""
     file = str(rows_file(tmp_path, *({"prompt": str(n), "response": "b"} for n in range(3))))
     argv = ["--source", file, "--out", str(tmp_path / "set"), "--tokenizer", str(words)]
     sample(file)
-    assert main(argv) == 2
+    made = read_provenance(tmp_path / "set")
+    assert main(argv) == 0
+    assert "is this data set already" in capsys.readouterr().out
+    assert read_provenance(tmp_path / "set") == made
+    assert main([*argv, "--seed", "5"]) == 2
     assert "set exists; --force replaces it" in capsys.readouterr().err
     assert main([*argv, "--force", "--seed", "5"]) == 0
     assert read_provenance(tmp_path / "set").seed == 5

@@ -65,7 +65,8 @@ def test_a_data_set(model: Path, tmp_path: Path) -> None:
 def test_tagging_again(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A copy is replaced only with --force; a tagged data set can be tagged; data stay as it is."""
     data = data_set(tmp_path / "data")
-    tag = ["eval", "--tag-data", "True", "--model-folder", str(model), "--data"]
+    tag = ["eval", "--tag-data", "True", "--methods", "model", "--model-folder", str(model)]
+    tag.append("--data")
     assert main([*tag, str(data)]) == 0
     tagged = tmp_path / "data-tagged"
     assert main([*tag, str(data)]) == 2
@@ -109,14 +110,17 @@ def test_rows_of_a_file(model: Path, tmp_path: Path) -> None:
         {"messages": [asked]},
         {"messages": [asked, {"role": "assistant", "content": "you?"}, asked]},
         {"text": "how", "context": "", "num_prompt_tokens": 50, "num_output_tokens": 3},
+        {"conversations": [{"from": "human", "value": "how are you?"}]},
+        {"conversations": [{"from": "human", "value": "how"}, {"from": "gpt", "value": "?"}]},
     ]
     tagged = tag_rows(rows, model, tmp_path)
-    prompt, answered, counted, asked_once, asked_twice, logged = (
+    prompt, answered, counted, asked_once, asked_twice, logged, said_once, said_twice = (
         row["predicted_median"] for row in tagged
     )
-    assert prompt == answered == asked_once == pytest.approx(expected(4 + 4), rel=1e-4)
+    assert prompt == answered == asked_once == said_once == pytest.approx(expected(4 + 4), rel=1e-4)
     assert counted == pytest.approx(expected(900), rel=1e-4)
     assert asked_twice == pytest.approx(expected(4 + 4 + 2 + 4 + 4 + 4), rel=1e-4)
+    assert said_twice == pytest.approx(expected(1 + 4), rel=1e-4)
     assert logged == pytest.approx(expected(50), rel=1e-4)
     assert [{key: row[key] for key in old} for row, old in zip(tagged, rows, strict=True)] == rows
 
