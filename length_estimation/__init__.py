@@ -1,1 +1,1 @@
-"""How long answers get: the data that estimators learn from. Training and serving are not built."""
+"""How long answers get: data sets, training an estimator of it, and estimating online."""

