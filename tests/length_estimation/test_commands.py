@@ -116,6 +116,14 @@ def test_without_packages_a_line_says_what_to_install(bare: Path, words: list[st
     assert line.endswith(": bash exp/setup.sh --install-only --extras exp,estimator")
 
 
+def test_an_installed_package_names_its_extra(bare: Path) -> None:
+    """Where there is no checkout with a script that installs."""
+    (bare / "exp" / "setup.sh").unlink()
+    ended = run(*WITHOUT_PACKAGES, "-m", "length_estimation", "sample", folder=bare)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(": pip install 'astrolabe-llm[estimator]'\n")
+
+
 def test_the_checkouts_own_python_goes_on(bare: Path) -> None:
     """Where it has been installed, and the Python that was typed lacks packages."""
     python = bare / ".venv" / "bin" / "python"
