@@ -210,8 +210,8 @@ def host_configs(
     """
     data: dict[str, Any] = {
         "nodes": [_node(node, models[node.model][0], options) for node in manifest.nodes],
-        "predictor_port": 8100,
-        "vllm_port": 8000,
+        "predictor_port": 8101,
+        "vllm_port": 8001,
     }
     if manifest.scheduler:
         data["scheduler"] = {"hostname": manifest.scheduler}

@@ -198,8 +198,8 @@ def _host(options: argparse.Namespace, model_config: Path) -> HostConfigs:
         "python": sys.executable,
     }
     ports = {
-        "vllm_port": 8000 + options.port_offset,
-        "predictor_port": 8100 + options.port_offset,
+        "vllm_port": 8001 + options.port_offset,
+        "predictor_port": 8101 + options.port_offset,
     }
     data = {"nodes": [node], "bind_address": options.bind_address, **ports}
     try:

@@ -134,8 +134,12 @@ class Node(SshTarget):
         default=None,
         description="starts the vLLM server of a unit; absent, it is expected to run already",
     )
-    vllm_port: Port | None = Field(default=None, description="in place of the cluster's")
-    predictor_port: Port | None = Field(default=None, description="in place of the cluster's")
+    vllm_port: Port | None = Field(
+        default=None, description="of its first unit; the cluster's when absent"
+    )
+    predictor_port: Port | None = Field(
+        default=None, description="of its first unit's sidecar; the cluster's when absent"
+    )
     worker_concurrency_limit: PositiveInt | None = Field(
         default=None,
         description="requests at a time on each of its units; the gateway's own limit when absent",
@@ -182,11 +186,12 @@ class UnitAddress:
 
 
 class HostConfigs(_Strict):
-    """A cluster. A host's unit i (from 1) gets ports ``vllm_port+i`` and ``predictor_port+i``."""
+    """A cluster. ``vllm_port`` and ``predictor_port`` are those of each host's first unit; the next
+    units get the ports that follow."""
 
     nodes: list[Node] = Field(min_length=1)
-    predictor_port: Port = 8100
-    vllm_port: Port = 8000
+    predictor_port: Port = 8101
+    vllm_port: Port = 8001
     scheduler: Scheduler = Scheduler()
     bind_address: HostName = Field(
         default="0.0.0.0", description="where sidecars and the gateway listen"
@@ -232,8 +237,8 @@ class HostConfigs(_Strict):
                 name=name,
                 hostname=node.hostname,
                 index=index,
-                engine_port=vllm_port + index + 1,
-                predictor_port=predictor_port + index + 1,
+                engine_port=vllm_port + index,
+                predictor_port=predictor_port + index,
                 concurrency_limit=limits.get(name, node.worker_concurrency_limit),
             )
             for index, name in enumerate(names)

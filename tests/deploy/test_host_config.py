@@ -35,11 +35,27 @@ def test_the_example_is_a_cluster_of_two_units() -> None:
     ]
 
 
-def test_the_three_original_keys_are_enough(tmp_path: Path) -> None:
-    """A node needs its name, its GPU and how many; the rest has defaults."""
-    path = write(tmp_path, nodes=[NODE], predictor_port=9100, vllm_port=9000)
-    (unit,) = load_host_configs(path).units(PROJECT)
-    assert (unit.engine_port, unit.predictor_port) == (9001, 9101)
+def test_ports_are_those_of_the_first_unit(tmp_path: Path) -> None:
+    """The file of Astrolabe's own description works as it stands: servers on 8000, sidecars on 8100."""
+    nodes = [{"hostname": name, "gpu_type": "A30", "num_gpus": 1} for name in ("node1", "node2")]
+    path = write(tmp_path, nodes=nodes, predictor_port=8100, vllm_port=8000)
+    assert [(unit.engine_url, unit.predictor_url) for unit in load_host_configs(path).units()] == [
+        ("http://node1:8000", "http://node1:8100"),
+        ("http://node2:8000", "http://node2:8100"),
+    ]
+
+
+def test_the_next_units_get_the_ports_that_follow() -> None:
+    """On each host from its own first port on, or from the cluster's where it names none."""
+    nodes = [{**NODE, "num_gpus": 2}, {**NODE, "hostname": "b", "num_gpus": 2, "vllm_port": 9000}]
+    units = HostConfigs.model_validate({"nodes": nodes, "predictor_port": 8100}).units(PROJECT)
+    ports = [(unit.name, unit.engine_port, unit.predictor_port) for unit in units]
+    assert ports == [
+        ("node1-1", 8001, 8100),
+        ("node1-2", 8002, 8101),
+        ("b-1", 9000, 8100),
+        ("b-2", 9001, 8101),
+    ]
 
 
 def test_a_host_has_as_many_units_as_its_gpus_hold() -> None:

@@ -55,7 +55,7 @@ class Cluster:
     def ports(self) -> list[int]:
         """All ports that the fleet listens on."""
         nodes = self.configs["nodes"]
-        unit_ports = [node[key] + 1 for node in nodes for key in ("vllm_port", "predictor_port")]
+        unit_ports = [node[key] for node in nodes for key in ("vllm_port", "predictor_port")]
         return [*unit_ports, self.configs["scheduler"]["port"]]
 
     def all_is_free(self) -> bool:
@@ -95,8 +95,8 @@ def two_hosts(folder: Path, server: SshServer) -> dict[str, Any]:
             "python": sys.executable,
             "gpu_type": "A30",
             "num_gpus": 1,
-            "vllm_port": ports[2 * index] - 1,
-            "predictor_port": ports[2 * index + 1] - 1,
+            "vllm_port": ports[2 * index],
+            "predictor_port": ports[2 * index + 1],
             "vllm_command": EMULATOR,
         }
         for index, name in enumerate(names)
@@ -187,7 +187,7 @@ def test_ctrl_c_while_hosts_start_leaves_nothing_running(cluster: Cluster) -> No
     cluster.nodes[1]["vllm_command"] = "sleep 1000"
     deployment = subprocess.Popen(cluster.command(), cwd=PROJECT, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: not is_port_free(cluster.nodes[0]["vllm_port"] + 1))
+        wait_until(lambda: not is_port_free(cluster.nodes[0]["vllm_port"]))
         deployment.send_signal(signal.SIGINT)
         assert deployment.wait(400) == 130
     finally:
