@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+# Run as a file, only that file's folder is searched.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from predictor.step_time.gpus import find_gpu
-from wire.architectures import ARCHITECTURES, known_id
-from wire.host_config import HostConfigs
-from wire.model_config import (
-    ConfigError,
-    ModelConfig,
-    complete_model_config,
-    describe,
-    load_model_config,
-)
+from exp.project_python import PROJECT, run_with_project_python, seen_from_here
 
-PROJECT = Path(__file__).resolve().parents[1]
-DEFAULT_VLLM_COMMAND = (
-    "vllm serve {model} --port {port} --tensor-parallel-size {tensor_parallel_size}"
-    " --max-model-len {max_model_len} --max-num-seqs {max_num_seqs}"
-    " --max-num-batched-tokens {max_num_batched_tokens}"
-    " --scheduler-cls predictor.vllm_plugin.scheduler.AstrolabeScheduler"
-)
+try:
+    from pydantic import ValidationError
+
+    from exp.manifest import Manifest, ManifestNode, load_manifest
+    from predictor.step_time.gpus import find_gpu
+    from wire.architectures import ARCHITECTURES, known_id
+    from wire.host_config import HostConfigs
+    from wire.model_config import (
+        ConfigError,
+        ModelConfig,
+        complete_model_config,
+        describe,
+        load_model_config,
+    )
+except ModuleNotFoundError as error:
+    run_with_project_python(error)
+
 SERVER_RUNS_ALREADY = "none"
+MANIFEST = PROJECT / "config/cluster.yaml"
+"""What is read when no manifest is named. It is the user's: nothing here overwrites it."""
+EXAMPLE = PROJECT / "config/cluster_example.yaml"
 
 DESCRIPTION = """\
 Write the cluster file that `bash exp/setup.sh --hosts FILE` deploys, from a short manifest of
@@ -41,9 +45,10 @@ your hosts. Everything is checked before anything is written.
 
 EPILOG = """
 a manifest in YAML (config/cluster_example.yaml is one to start from):
-  scheduler: node1            # the gateway's host; the first node when left out
+  scheduler: node1            # the gateway's host, or {hostname: node1, port: 8200}; the first
+                              # node when left out
   nodes:
-    - {hostname: node1, user: ubuntu, gpu_type: A30, num_gpus: 1, model: llama}
+    - {hostname: node1, gpu_type: A30, num_gpus: 1, model: llama}
     - {hostname: node2, user: ubuntu, gpu_type: A100-80G, num_gpus: 8, model: llama70b}
 
 the same in CSV, with a header line:
@@ -53,50 +58,58 @@ the same in CSV, with a header line:
 
 A model is named by its id (meta-llama/Llama-2-7b-hf) or by its file in config/ (llama for
 llama_config.json). A host gets as many units as its GPUs hold of the model. More keys a node may
-have: vllm_command (what starts its vLLM server; "none" when one runs already), python,
-install_dir, ssh_port, identity_file.
+have: vllm_command (what starts its vLLM server; "none" when one runs already), vllm_port and
+predictor_port (of its first unit, 8001 and 8101 when left out; the next units get the ports that
+follow), python, install_dir, ssh_port, identity_file.
 
 examples:
+  python exp/generate_config.py --username ubuntu      # from config/cluster.yaml
   python exp/generate_config.py --manifest cluster.yaml
   python exp/generate_config.py --manifest cluster.csv --username ubuntu
   python exp/generate_config.py --manifest cluster.csv --model-json mistral/config.json
 """
 
 
-class ManifestNode(BaseModel):
-    """A host, as people write it down."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    hostname: str
-    user: str | None = None
-    gpu_type: str
-    num_gpus: int
-    model: str
-    vllm_command: str = DEFAULT_VLLM_COMMAND
-    python: str | None = None
-    install_dir: str | None = None
-    ssh_port: int | None = None
-    identity_file: str | None = None
-
-
-class Manifest(BaseModel):
-    """A whole cluster, as people write it down."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    nodes: list[ManifestNode] = Field(min_length=1)
-    scheduler: str | None = None
-
-
-def main() -> None:
-    """Read the manifest, check it, write the files."""
+def main() -> int:
+    """Read the manifest, check it, write the files; 1 when there is something to mend first."""
     options = _parser().parse_args()
     try:
-        for path in generate(options):
-            print(f"wrote {path}")
+        if options.manifest is None:
+            if _wrote_example(options):
+                return 1
+            options.manifest = MANIFEST
+        written = generate(options)
     except ConfigError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"read  {seen_from_here(options.manifest)}")
+    if options.manifest.read_bytes() == EXAMPLE.read_bytes():
+        print("note: that is the example as it came: its hosts are made up", file=sys.stderr)
+    for path in written:
+        print(f"wrote {seen_from_here(path)}")
+    setup = f"bash {seen_from_here(PROJECT / 'exp/setup.sh')}"
+    print(f"Next, see what would be done: {setup} --hosts {seen_from_here(written[-1])} --dry-run")
+    return 0
+
+
+def _wrote_example(options: argparse.Namespace) -> bool:
+    """Write an example manifest where none is, and say what to do with it."""
+    try:
+        with MANIFEST.open("x") as file:
+            file.write(EXAMPLE.read_text())
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"{MANIFEST}: {error.strerror}") from error
+    words = [seen_from_here(Path(__file__).resolve())]
+    words += ["--username", options.username] if options.username else []
+    print(
+        f"There was no {seen_from_here(MANIFEST)}, so an example was written there; no cluster file"
+        " yet. Put your hosts, their GPUs and models into it, then run again:\n"
+        f"  python {shlex.join(map(str, words))}",
+        file=sys.stderr,
+    )
+    return True
 
 
 def generate(options: argparse.Namespace) -> list[Path]:
@@ -119,34 +132,6 @@ def generate(options: argparse.Namespace) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
     return [path for path, _ in written]
-
-
-def load_manifest(path: Path) -> Manifest:
-    """Read a ``.csv``, ``.yaml`` or ``.yml`` manifest.
-
-    Raises:
-        ConfigError: it is missing, has another ending, or a wrong or unknown key.
-    """
-    try:
-        return Manifest.model_validate(_read(path))
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}; start from config/cluster_example.yaml"
-        ) from error
-    except (yaml.YAMLError, csv.Error, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(describe(path, error)) from error
-
-
-def _read(path: Path) -> Any:
-    if path.suffix in (".yaml", ".yml"):
-        return yaml.safe_load(path.read_text())
-    if path.suffix == ".csv":
-        with path.open(newline="") as lines:
-            rows = csv.DictReader(lines, skipinitialspace=True, restkey="(more columns)")
-            return {"nodes": [{key: cell for key, cell in row.items() if cell} for row in rows]}
-    raise ConfigError(f"{path}: must end in .yaml, .yml or .csv")
 
 
 def known_models(folder: Path) -> dict[str, tuple[Path, ModelConfig]]:
@@ -213,8 +198,10 @@ def host_configs(
         "predictor_port": 8101,
         "vllm_port": 8001,
     }
-    if manifest.scheduler:
+    if isinstance(manifest.scheduler, str):
         data["scheduler"] = {"hostname": manifest.scheduler}
+    elif manifest.scheduler:
+        data["scheduler"] = manifest.scheduler.model_dump(exclude_none=True)
     try:
         configs = HostConfigs.model_validate(data)
     except ValidationError as error:
@@ -249,7 +236,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--manifest", type=Path, required=True, metavar="FILE", help=".yaml or .csv")
+    add(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help=".yaml or .csv (default: config/cluster.yaml; an example to edit is written there "
+        "where nothing is)",
+    )
     add("--username", metavar="U", help="the SSH user of nodes that name none")
     add(
         "--output",
@@ -273,4 +266,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs Astrolabe into .venv and starts a fleet: bash exp/setup.sh --help
 set -euo pipefail
+export ASTROLABE_CALLED_FROM="$PWD" # files on the command line are meant from there
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv

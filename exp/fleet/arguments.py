@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,12 +118,12 @@ def _add_local(made: argparse.ArgumentParser) -> None:
 
 def _add_hosts(made: argparse.ArgumentParser) -> None:
     hosts = made.add_argument_group("on other hosts, over SSH")
-    hosts.add_argument("--hosts", type=Path, metavar="FILE", help="config/host_configs.json")
+    hosts.add_argument("--hosts", type=_file, metavar="FILE", help="config/host_configs.json")
     hosts.add_argument(
         "--dry-run", action="store_true", help="print every command, run none (with --hosts)"
     )
     hosts.add_argument(
-        "--ssh-config", type=Path, metavar="FILE", help="for ssh -F, instead of ~/.ssh/config"
+        "--ssh-config", type=_file, metavar="FILE", help="for ssh -F, instead of ~/.ssh/config"
     )
 
 
@@ -158,6 +159,13 @@ def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         made.error(f"--port-offset: at most 50000, not {options.port_offset}")
     if options.units and options.units > 99:
         made.error(f"--units: at most 99 on one machine, not {options.units}")
+
+
+def _file(text: str) -> Path:
+    """A file as seen from where ``exp/setup.sh`` was called, or from the project's folder, in which
+    the script runs."""
+    seen_from_caller = Path(os.environ.get("ASTROLABE_CALLED_FROM", ""), text)
+    return seen_from_caller if seen_from_caller.exists() else Path(text)
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from wire.host_config import load_host_configs
 
 PROJECT = Path(__file__).parents[2]
+MANIFEST = Path("config/cluster.yaml")
 HEADER = "hostname,user,gpu_type,num_gpus,model"
 
 
@@ -41,6 +44,87 @@ def test_the_example_manifest_makes_the_example_cluster_file(tmp_path: Path) -> 
     assert made.returncode == 0, made.stderr
     written = (tmp_path / "hosts.json").read_text()
     assert written == (PROJECT / "config/host_configs.json").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout called ``astrolabe`` of what the generator reads, with an environment."""
+    made = tmp_path / "astrolabe"
+    for folder in ("exp", "config", "wire", "predictor"):
+        ignored = shutil.ignore_patterns("__pycache__", MANIFEST.name)
+        shutil.copytree(PROJECT / folder, made / folder, ignore=ignored)
+    (made / ".venv/bin").mkdir(parents=True)
+    program = made / ".venv/bin/python"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    return made
+
+
+def typed(
+    checkout: Path, *options: str, python: str = "python"
+) -> subprocess.CompletedProcess[str]:
+    """Run the generator from the folder above the checkout, as the line is written."""
+    env = {**os.environ, "PATH": f"{checkout}/.venv/bin:{os.environ['PATH']}"}
+    command = [python, "astrolabe/exp/generate_config.py", "--username", "bob", *options]
+    return subprocess.run(
+        command,
+        cwd=checkout.parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_without_a_manifest_an_example_is_written_to_be_edited(checkout: Path) -> None:
+    """Once, and no cluster file is made of it before it was looked at; an edited one is kept."""
+    manifest = checkout / MANIFEST
+    before = (checkout / "config/host_configs.json").read_bytes()
+    first = typed(checkout)
+    assert first.returncode == 1
+    assert "There was no astrolabe/config/cluster.yaml, so an example was written" in first.stderr
+    assert "python astrolabe/exp/generate_config.py --username bob" in first.stderr
+    assert (checkout / "config/host_configs.json").read_bytes() == before
+
+    assert "its hosts are made up" in typed(checkout).stderr
+    manifest.write_text(manifest.read_text().replace("node1", "mine"))
+    edited = manifest.read_text()
+    made = typed(checkout)
+    assert made.returncode == 0, made.stderr
+    assert "made up" not in made.stderr
+    assert "bash astrolabe/exp/setup.sh --hosts astrolabe/config/host_configs.json" in made.stdout
+    nodes = load_host_configs(checkout / "config/host_configs.json").nodes
+    assert [(node.hostname, node.user) for node in nodes] == [("mine", "bob"), ("node2", "bob")]
+    assert manifest.read_text() == edited
+
+
+def test_any_python_will_do(checkout: Path) -> None:
+    """One without the libraries hands over to the project's own, or says how to get that."""
+    bare = f"{checkout}/bare-python"
+    Path(bare).write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    Path(bare).chmod(0o755)
+    assert "an example was written" in typed(checkout, python=bare).stderr
+    shutil.rmtree(checkout / ".venv")
+    refused = typed(checkout, python=bare)
+    assert refused.returncode == 2
+    assert "bash astrolabe/exp/setup.sh --install-only" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_ports_of_hosts_and_gateway(tmp_path: Path) -> None:
+    """What a manifest says of ports stands in the cluster file; nothing else does."""
+    path = tmp_path / "cluster.yaml"
+    node = {"hostname": "a", "gpu_type": "A30", "num_gpus": 2, "model": "llama"}
+    manifest = {"nodes": [{**node, "vllm_port": 9000}], "scheduler": {"hostname": "a", "port": 81}}
+    path.write_text(json.dumps(manifest))
+    assert run(path, tmp_path / "hosts.json").returncode == 0
+    configs = load_host_configs(tmp_path / "hosts.json")
+    assert configs.scheduler.port == 81
+    assert [(unit.engine_port, unit.predictor_port) for unit in configs.units(PROJECT)] == [
+        (9000, 8101),
+        (9001, 8102),
+    ]
 
 
 def test_csv_with_short_model_names_and_a_default_user(tmp_path: Path) -> None:
