@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=.venv
 extras="exp"
 pip_args=""
+backend=fast
 install_only=false
 needs_install=true
 arguments=("$@")
@@ -15,6 +16,8 @@ while [ $# -gt 0 ]; do
         --install-only) install_only=true ;;
         --extras) extras="${2:-}"; shift ;;
         --extras=*) extras="${1#*=}" ;;
+        --backend) backend="${2:-}"; shift ;;
+        --backend=*) backend="${1#*=}" ;;
         --pip-args) pip_args="${2:-}"; shift ;;
         --pip-args=*) pip_args="${1#*=}" ;;
         --stop | --status) needs_install=false ;;
@@ -22,6 +25,11 @@ while [ $# -gt 0 ]; do
     esac
     [ $# -gt 0 ] && shift
 done
+
+case "$backend,,$extras," in
+    vidur,*,vidur,*) ;;
+    vidur,*) extras="$extras,vidur" ;;
+esac
 
 # A fleet on this machine is looked at and stopped with the standard library alone. Host files are
 # read with installed libraries.

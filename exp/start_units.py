@@ -18,10 +18,11 @@ from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.hosts import node_parts
 from exp.fleet.interrupts import interrupt_on_termination
+from exp.fleet.local import engine_id_of
 from exp.fleet.plan import Part, Plan
 from exp.fleet.state import Store
 from exp.fleet.supervisor import Supervisor
-from wire.host_config import HostConfigs
+from wire.host_config import HostConfigs, UnitAddress
 from wire.model_config import (
     HF_CONFIG_HELP,
     ConfigError,
@@ -149,11 +150,16 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.stop:
         return stop(supervisor)
-    plan = units_plan(options)
+    model = served_model(options)
+    path = _model_path(model, options.state_dir.resolve())
+    plan = units_plan(options, model, path)
     if options.dry_run:
+        print(f"# {path} would hold:\n# {model.model_dump_json(exclude_none=True)}")
         print("\n".join(_described(part) for part in plan.parts))
         return 0
     _check_gpus(options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(model.model_dump_json(indent=2, exclude_none=True) + "\n")
     print(f"{plan.label}; logs in {store.logs}")
     with store.locked():
         num_started = supervisor.up(plan)
@@ -162,12 +168,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def units_plan(options: argparse.Namespace) -> Plan:
-    """What the options ask for. The model's configuration, with the parallelism and quantisation
-    asked for, is written beside the record: sidecars foretell with it.
+def served_model(options: argparse.Namespace) -> ModelConfig:
+    """The model's configuration with the parallelism and quantisation asked for.
 
     Raises:
-        ConfigError: the model's configuration cannot be used.
+        ConfigError: the file cannot be used.
     """
     read = read_model_config(options.model_config, options.hf_config)
     if read.note:
@@ -175,11 +180,23 @@ def units_plan(options: argparse.Namespace) -> Plan:
     model = read.config
     is_fp8 = options.quantization == "fp8"
     changes = {"tensor_parallel_size": options.tensor_parallel_size, "pipeline_parallel_size": 1}
-    model = model.model_copy(update={**changes, **({"dtype": "fp8"} if is_fp8 else {})})
-    configs = _host(options, _written(model, options.state_dir.resolve()))
+    return model.model_copy(update={**changes, **({"dtype": "fp8"} if is_fp8 else {})})
+
+
+def units_plan(options: argparse.Namespace, model: ModelConfig, model_path: Path) -> Plan:
+    """What the options ask for. Sidecars foretell with the model's configuration at that path.
+
+    Raises:
+        ConfigError: a value cannot be used.
+    """
+    configs = _host(options, model_path)
+
+    def engine_id(unit: UnitAddress) -> str:
+        return engine_id_of(unit.name, unit.engine_port, options.port_offset)
+
     parts = [
         part
-        for part in node_parts(configs, configs.nodes[0], PROJECT)
+        for part in node_parts(configs, configs.nodes[0], model, engine_id)
         if part.role == "engine" or not options.no_sidecars
     ]
     gpus = f"GPUs for each: {options.tensor_parallel_size}"
@@ -215,11 +232,9 @@ def _command(options: argparse.Namespace) -> str:
     return f"{command} {shlex.join(options.vllm_args)}"
 
 
-def _written(model: ModelConfig, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"model-tp{model.tensor_parallel_size}-{model.dtype}.json"
-    path.write_text(model.model_dump_json(indent=2, exclude_none=True) + "\n")
-    return path
+def _model_path(model: ModelConfig, folder: Path) -> Path:
+    """Beside the record."""
+    return folder / f"model-tp{model.tensor_parallel_size}-{model.dtype}.json"
 
 
 def _described(part: Part) -> str:

@@ -22,7 +22,7 @@ from predictor.metrics import SidecarMetrics
 from predictor.populations import Populations
 from predictor.service import PredictionService
 from predictor.settings import ServeSettings
-from predictor.setup import make_backend, make_step_time
+from predictor.setup import check_backend, make_backend, make_step_time
 from predictor.state.metrics import limits_of
 from predictor.state.plugin import PluginStateSource
 from predictor.state.select import make_selector
@@ -42,6 +42,7 @@ class App:
         model = self._model.config
         gpu = find_gpu(settings.gpu)
         blocks = num_gpu_blocks(model, gpu)
+        check_backend(settings.backend, settings.rules, model, gpu, settings.profile)
         self._limits = limits_of(model, blocks)
         metrics = SidecarMetrics()
         step_time = LiveStepTime(

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from predictor.errors import ConfigurationError, StateUnavailable
-from predictor.state.plugin import PluginStateSource
+from predictor.state.plugin import PluginStateSource, engines_here
 from predictor.step_time.base import batch_shape
 from predictor.step_time.gpus import GPUS, find_gpu
 from predictor.step_time.online import OnlineStepTime
@@ -79,7 +79,7 @@ def _fit(options: argparse.Namespace, model: ModelConfig) -> int:
     try:
         asyncio.run(_observe(online, options.snapshot, options.seconds))
     except StateUnavailable as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{engines_here(options.snapshot)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; saving what has been learnt", file=sys.stderr)

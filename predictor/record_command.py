@@ -13,7 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from predictor.errors import ConfigurationError, StateUnavailable
-from predictor.state.plugin import PluginStateSource
+from predictor.state.plugin import PluginStateSource, engines_here
 from wire.snapshot import EngineSnapshot
 
 LOCAL_PAUSE_S = 0.002
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except StateUnavailable as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{engines_here(options.snapshot)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -99,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         "--snapshot",
         required=True,
         metavar="ADDRESS",
-        help="where the engine publishes: shm:ENGINE_ID, http://host:port/snapshot or unix:/path",
+        help="where the engine publishes: shm:ENGINE_ID (such as shm:unit-1; bash exp/setup.sh "
+        "--status lists them), http://host:port/snapshot or unix:/path",
     )
     parser.add_argument("--count", type=_positive_int, help="how many snapshots")
     parser.add_argument(

@@ -59,7 +59,7 @@ class ServeSettings(BaseSettings):
     backend: BackendName = Field(
         "fast",
         description="what plays the engine forward: the compiled what-if, or stock Vidur, the "
-        "reference (pip install 'astrolabe-llm[vidur]')",
+        "reference (pip install '.[vidur]' in Astrolabe's folder)",
     )
     rules: Rules | None = Field(
         None,

@@ -28,21 +28,38 @@ def make_backend(
         ConfigError: the profile cannot be used.
         ConfigurationError: the backend has no such rules, or Vidur is not installed.
     """
+    check_backend(name, rules, model, gpu, profile)
     if name == "fast":
         return FastBackend(make_step_time(model, gpu, profile), rules or "vllm")
-    if rules == "vllm":
-        raise ConfigurationError("--rules vllm: the backend vidur has sarathi's only")
-    if importlib.util.find_spec("vidur") is None:
-        raise ConfigurationError("Vidur is not installed: pip install 'astrolabe-llm[vidur]'")
     from predictor.backends.vidur import VidurBackend
 
-    times: OperatorTimes = RooflineTimes(model, gpu)
-    if profile is not None:
-        step_time = load_profile(profile, model, gpu)
-        if not isinstance(step_time, VidurStepTime):
-            raise ConfigurationError(f"--profile {profile}: the backend vidur needs Vidur's kind")
-        times = step_time.times
-    return VidurBackend(model, gpu, times)
+    return VidurBackend(model, gpu, _operator_times(model, gpu, profile))
+
+
+def check_backend(
+    name: BackendName, rules: Rules | None, model: ModelConfig, gpu: Gpu, profile: str | None
+) -> None:
+    """Find in a moment whether ``make_backend`` would refuse Vidur. Raises what it does."""
+    if name == "fast":
+        return
+    if rules == "vllm":
+        raise ConfigurationError("--rules vllm: the backend vidur has sarathi's only")
+    for package in ("vidur", "pandas"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigurationError(
+                f"--backend vidur: the package {package} is not installed; in Astrolabe's folder: "
+                "pip install '.[vidur]', or bash exp/setup.sh --install-only --extras exp,vidur"
+            )
+    _operator_times(model, gpu, profile)
+
+
+def _operator_times(model: ModelConfig, gpu: Gpu, profile: str | None) -> OperatorTimes:
+    if profile is None:
+        return RooflineTimes(model, gpu)
+    step_time = load_profile(profile, model, gpu)
+    if not isinstance(step_time, VidurStepTime):
+        raise ConfigurationError(f"--profile {profile}: the backend vidur needs Vidur's kind")
+    return step_time.times
 
 
 def make_step_time(model: ModelConfig, gpu: Gpu, profile: str | None) -> StepTimeModel:

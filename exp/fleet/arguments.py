@@ -23,6 +23,7 @@ EXAMPLES = """
 examples:
   bash exp/setup.sh                        4 emulated units and the gateway on port 8200
   bash exp/setup.sh --engine vllm-cpu      2 real vLLM servers on this CPU (16 GB of memory)
+  bash exp/setup.sh --backend vidur        the same with stock Vidur answering in the sidecars
   bash exp/setup.sh --status               what runs, where, and whether it is healthy
   bash exp/setup.sh --stop                 end what was started
   bash exp/setup.sh --hosts config/host_configs.json --dry-run
@@ -70,6 +71,13 @@ def _add_local(made: argparse.ArgumentParser) -> None:
         choices=("emulated", "vllm-cpu"),
         default="emulated",
         help="emulated engines (default), or real vLLM on the CPU with SmolLM2-135M",
+    )
+    local.add_argument(
+        "--backend",
+        choices=("fast", "vidur"),
+        default="fast",
+        help="what answers in the sidecars: the compiled what-if (default), or stock Vidur, which "
+        "is installed, too",
     )
     local.add_argument(
         "--units",
@@ -150,7 +158,7 @@ def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if options.hosts and not options.hosts.is_file():
         made.error(f"--hosts: there is no file {options.hosts}; exp/generate_config.py makes one")
     if options.hosts:
-        local = ("engine", "units", "requests", "speed", "port_offset", "state_dir")
+        local = ("engine", "backend", "units", "requests", "speed", "port_offset", "state_dir")
         for name in (*local, "gateway_option"):
             if getattr(options, name) != made.get_default(name):
                 flag = "--" + name.replace("_", "-")

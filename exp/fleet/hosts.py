@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +39,10 @@ def host_plans(configs: HostConfigs, project: Path) -> list[HostPlan]:
     Raises:
         ConfigError: a model configuration cannot be used, or a host has too few GPUs.
     """
-    plans = [
-        HostPlan(node.hostname, node, _plan(node_parts(configs, node, project)))
-        for node in configs.nodes
-    ]
+    plans = []
+    for node in configs.nodes:
+        model = load_model_config(project / node.model_config_path)
+        plans.append(HostPlan(node.hostname, node, _plan(node_parts(configs, node, model))))
     hostname = configs.scheduler_hostname
     for index, plan in enumerate(plans):
         if plan.hostname == hostname:
@@ -58,24 +58,32 @@ def _plan(parts: list[Part]) -> Plan:
     return Plan(label=", ".join(part.title for part in parts), parts=tuple(parts))
 
 
-def node_parts(configs: HostConfigs, node: Node, project: Path) -> list[Part]:
-    """The engines and sidecars of a host.
+def _unit_name(unit: UnitAddress) -> str:
+    return unit.name
+
+
+def node_parts(
+    configs: HostConfigs,
+    node: Node,
+    model: ModelConfig,
+    engine_id_of: Callable[[UnitAddress], str] = _unit_name,
+) -> list[Part]:
+    """The engines and sidecars of a host; ``engine_id_of`` names what an engine publishes.
 
     Raises:
-        ConfigError: its model configuration cannot be used, or it has too few GPUs.
+        ConfigError: the host has too few GPUs for the model.
     """
-    model = load_model_config(project / node.model_config_path)
-    return [
-        part
-        for unit in configs.units_of(node, model)
-        for part in (_engine(node, unit, model), _sidecar(configs, node, unit))
-    ]
+    parts = []
+    for unit in configs.units_of(node, model):
+        engine = _engine(node, unit, model, engine_id_of(unit))
+        parts += [engine, _sidecar(configs, node, unit, engine.engine_id)]
+    return parts
 
 
-def _engine(node: Node, unit: UnitAddress, model: ModelConfig) -> Part:
+def _engine(node: Node, unit: UnitAddress, model: ModelConfig, engine_id: str) -> Part:
     values = {
         "port": unit.engine_port,
-        "engine_id": unit.name,
+        "engine_id": engine_id,
         "gpu_type": node.gpu_type,
         "python": node.python or VENV_PYTHON,
         "model": model.model_name,
@@ -98,8 +106,9 @@ def _engine(node: Node, unit: UnitAddress, model: ModelConfig) -> Part:
         env={
             "CUDA_VISIBLE_DEVICES": devices,
             "PYTHONPATH": ".",
-            "ASTROLABE_ENGINE_ID": unit.name,
+            "ASTROLABE_ENGINE_ID": engine_id,
         },
+        engine_id=engine_id,
     )
 
 
@@ -110,10 +119,10 @@ def _filled(word: str, values: Mapping[str, object]) -> str:
     return word
 
 
-def _sidecar(configs: HostConfigs, node: Node, unit: UnitAddress) -> Part:
+def _sidecar(configs: HostConfigs, node: Node, unit: UnitAddress, engine_id: str) -> Part:
     command = [node.python or VENV_PYTHON, "-m", "predictor", "serve"]
     command += ["--host", configs.bind_address, "--port", str(unit.predictor_port)]
-    command += ["--engine-url", _local_url(unit.engine_port), "--engine-id", unit.name]
+    command += ["--engine-url", _local_url(unit.engine_port), "--engine-id", engine_id]
     command += ["--model-config", node.model_config_path, "--gpu", node.gpu_type]
     return Part(
         role="sidecar",

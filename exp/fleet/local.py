@@ -6,7 +6,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,6 +24,9 @@ VLLM_CPU_GPU = "CPU"
 VLLM_CPU_MODEL = ".astrolabe/models/SmolLM2-135M-Instruct"
 VLLM_CPU_GATEWAY = MappingProxyType({"tokenizer": VLLM_CPU_MODEL, "prediction_deadline_ms": "500"})
 """Sidecars share the cores with the engines: their answers are late more often than wrong."""
+VIDUR_GATEWAY = MappingProxyType({"prediction_deadline_ms": "5000"})
+"""Stock Vidur takes tens of milliseconds a what-if and a second for its first, more where sidecars
+share the cores. Missing answers would say nothing of what it foretells."""
 VLLM_CPU_PYTHON = ".venv-vllm/bin/python"
 EMULATED_SEED = 1
 EMULATED_NOISE = 0.05
@@ -94,6 +97,17 @@ def vllm_cpu_plan(
     return Plan(label=label, parts=(*parts, gateway))
 
 
+def answered_by_vidur(plan: Plan) -> Plan:
+    """The plan with stock Vidur in its sidecars; its gateway needs ``VIDUR_GATEWAY``."""
+    parts = (
+        replace(part, command=(*part.command, "--backend", "vidur"))
+        if part.role == "sidecar"
+        else part
+        for part in plan.parts
+    )
+    return Plan(label=f"{plan.label}, what-ifs by stock Vidur", parts=tuple(parts))
+
+
 def first_request_options(options: argparse.Namespace) -> list[str]:
     """What ``exp.first_requests`` must know of the units, and a load that they can bear."""
     if options.engine == "emulated":
@@ -117,9 +131,8 @@ def install_vllm_cpu(project: Path) -> None:
 def _vllm_cpu(index: int, port_offset: int) -> Part:
     name = f"unit-{index + 1}"
     port = FIRST_ENGINE_PORT + index + port_offset
-    command = vllm_command(
-        Path(VLLM_CPU_PYTHON), Path(VLLM_CPU_MODEL), port, _engine_id(name, port)
-    )
+    engine_id = engine_id_of(name, port, port_offset)
+    command = vllm_command(Path(VLLM_CPU_PYTHON), Path(VLLM_CPU_MODEL), port, engine_id)
     unset = [word for key in command.unset for word in ("-u", key)]
     return Part(
         role="engine",
@@ -127,11 +140,13 @@ def _vllm_cpu(index: int, port_offset: int) -> Part:
         command=("env", *unset, *command.argv),
         url=_local_url(port),
         env=command.env,
+        engine_id=engine_id,
     )
 
 
 def _emulator(index: int, unit: EmulatedUnit, port_offset: int) -> Part:
     port = FIRST_ENGINE_PORT + index + port_offset
+    engine_id = engine_id_of(unit.name, port, port_offset)
     options = {
         "--port": str(port),
         "--model-config": unit.model_config,
@@ -140,10 +155,15 @@ def _emulator(index: int, unit: EmulatedUnit, port_offset: int) -> Part:
         # The same for all: an answer's length must not depend on which unit gives it.
         "--seed": str(EMULATED_SEED),
         "--speed": str(unit.speed),
-        "--engine-id": _engine_id(unit.name, port),
+        "--engine-id": engine_id,
     }
-    command = _python_module("exp.emulator", options)
-    return Part(role="engine", name=unit.name, command=command, url=_local_url(port))
+    return Part(
+        role="engine",
+        name=unit.name,
+        command=_python_module("exp.emulator", options),
+        url=_local_url(port),
+        engine_id=engine_id,
+    )
 
 
 def _sidecar(index: int, engine: Part, model_config: str, gpu: str, port_offset: int) -> Part:
@@ -151,7 +171,7 @@ def _sidecar(index: int, engine: Part, model_config: str, gpu: str, port_offset:
     options = {
         "--port": str(port),
         "--engine-url": engine.url,
-        "--engine-id": _engine_id(engine.name, engine.port),
+        "--engine-id": engine.engine_id,
         "--model-config": model_config,
         "--gpu": gpu,
     }
@@ -174,9 +194,12 @@ def _gateway(parts: list[Part], port_offset: int, options: Mapping[str, str]) ->
     return Part(role="gateway", name="gateway", command=command, url=_local_url(port))
 
 
-def _engine_id(name: str, port: int) -> str:
-    """Snapshots are found by it on the whole machine, where fleets may run side by side."""
-    return f"{name}-{port}"
+def engine_id_of(name: str, port: int, port_offset: int) -> str:
+    """The unit's name; with the port behind it where the fleet has other ports than usual.
+
+    Snapshots are found by it on the whole machine, where fleets may run side by side.
+    """
+    return f"{name}-{port}" if port_offset else name
 
 
 def _python_module(module: str, options: dict[str, str]) -> tuple[str, ...]:

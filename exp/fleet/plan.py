@@ -26,6 +26,8 @@ class Part:
     """Answers 200 as soon as the part can do its work."""
     env: dict[str, str] = field(default_factory=dict)
     """Added to the environment of the process that starts it."""
+    engine_id: str = ""
+    """Under which an engine publishes its snapshots; empty for other parts."""
 
     @property
     def title(self) -> str:

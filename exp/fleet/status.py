@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from exp.fleet.display import table
 from exp.fleet.health import healthy_titles
 from exp.fleet.state import Fleet, Store
+from predictor.vllm_plugin.shared_memory import published_engine_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class PartStatus:
     state: str
     """``healthy``, ``not answering`` or ``not running``."""
     uptime_s: float | None
+    snapshot: str | None = None
+    """Where an engine publishes its state just now, as ``predictor record --snapshot`` takes it."""
 
 
 def fleet_status(store: Store) -> list[PartStatus]:
@@ -34,6 +37,7 @@ def fleet_status(store: Store) -> list[PartStatus]:
 def _rows(fleet: Fleet, now: float) -> list[PartStatus]:
     healthy = healthy_titles(fleet.plan.parts)
     running = {item.part.title: item for item in fleet.running}
+    published = set(published_engine_ids())
     rows = []
     for part in fleet.plan.parts:
         item = running.get(part.title)
@@ -49,6 +53,7 @@ def _rows(fleet: Fleet, now: float) -> list[PartStatus]:
                 url=part.url,
                 state=state,
                 uptime_s=now - item.started_at if item else None,
+                snapshot=f"shm:{part.engine_id}" if part.engine_id in published else None,
             )
         )
     return rows
@@ -56,13 +61,14 @@ def _rows(fleet: Fleet, now: float) -> list[PartStatus]:
 
 def status_table(rows: list[PartStatus]) -> str:
     """The rows for people."""
-    header = ("ROLE", "NAME", "PID", "ADDRESS", "STATE", "UPTIME")
+    header = ("ROLE", "NAME", "PID", "ADDRESS", "STATE", "UPTIME", "SNAPSHOT")
     return table(header, [_cells(row) for row in rows])
 
 
 def _cells(row: PartStatus) -> tuple[str, ...]:
     pid = "-" if row.pid is None else str(row.pid)
-    return (row.role, row.name, pid, row.url, row.state, _duration(row.uptime_s))
+    uptime = _duration(row.uptime_s)
+    return (row.role, row.name, pid, row.url, row.state, uptime, row.snapshot or "-")
 
 
 def _duration(seconds: float | None) -> str:

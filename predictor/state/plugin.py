@@ -21,6 +21,7 @@ from predictor.vllm_plugin.shared_memory import (
     MAX_SNAPSHOT_BYTES,
     RETRY_PAUSE_S,
     SnapshotReader,
+    published_engine_ids,
 )
 from wire.prediction import SentRequest
 from wire.prediction import StateSource as StateSourceName
@@ -78,6 +79,18 @@ class PluginStateSource:
     async def close(self) -> None:
         """Close the file or the connection."""
         await self._transport.close()
+
+
+def engines_here(address: str) -> str:
+    """To be said when the engine at an address was not found: the names that there are.
+
+    Empty for addresses that are no names (``shm:``).
+    """
+    if not address.startswith("shm:"):
+        return ""
+    names = ", ".join(f"shm:{engine_id}" for engine_id in published_engine_ids())
+    known = f"engines that publish on this host: {names}" if names else "none publishes here"
+    return f" ({known})"
 
 
 def _transport(address: str, timeout_s: float) -> _Transport:

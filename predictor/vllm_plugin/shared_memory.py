@@ -31,6 +31,7 @@ from predictor.errors import (
     SnapshotCorrupt,
     SnapshotStale,
     SnapshotTorn,
+    StateUnavailable,
 )
 
 MAX_SNAPSHOT_BYTES = 16 * 1024 * 1024
@@ -39,6 +40,7 @@ RETRY_PAUSE_S = 50e-6
 
 _MAGIC = b"ASTROLB1"
 _HEADER = struct.Struct("<8sQII")  # magic, sequence number, payload bytes, CRC-32 of the payload
+_PREFIX, _SUFFIX = "astrolabe-", ".snapshot"
 _ENGINE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,127}")
 
 
@@ -53,10 +55,32 @@ def snapshot_path(engine_id: str) -> Path:
             f"engine id {engine_id!r} must be 1 to 128 of the characters A-Z a-z 0-9 . _ : - "
             "and must not start with . : or -"
         )
+    return _folder() / f"{_PREFIX}{engine_id}{_SUFFIX}"
+
+
+def published_engine_ids() -> list[str]:
+    """The engines of this host that run and publish for this user, by name."""
+    names = (path.name for path in _folder().glob(f"{_PREFIX}*{_SUFFIX}"))
+    ids = (name.removeprefix(_PREFIX).removesuffix(_SUFFIX) for name in names)
+    return sorted(engine_id for engine_id in ids if _is_published(engine_id))
+
+
+def _is_published(engine_id: str) -> bool:
+    with contextlib.suppress(ConfigurationError, StateUnavailable):
+        reader = SnapshotReader(engine_id)
+        try:
+            reader.open()
+            reader.check_alive()
+        finally:
+            reader.close()
+        return True
+    return False
+
+
+def _folder() -> Path:
     shared_memory = Path("/dev/shm")
     in_memory = shared_memory.is_dir() and os.access(shared_memory, os.W_OK | os.X_OK)
-    folder = shared_memory if in_memory else Path(tempfile.gettempdir())
-    return folder / f"astrolabe-{engine_id}.snapshot"
+    return shared_memory if in_memory else Path(tempfile.gettempdir())
 
 
 class SnapshotWriter:
@@ -136,7 +160,7 @@ class SnapshotReader:
 
     def try_read(self) -> bytes | None:
         """The last snapshot, or None when the engine is writing just now. Raises like ``read``."""
-        self._open()
+        self.open()
         before = os.pread(self._fd, _HEADER.size, 0)
         if len(before) < _HEADER.size:
             raise SnapshotCorrupt(f"{self.path}: {len(before)} bytes are too few for a header")
@@ -169,7 +193,8 @@ class SnapshotReader:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         raise SnapshotStale(f"{self.path}: the engine that wrote it has ended")
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Open the file where it is not, or is another by now. Raises as ``read`` does."""
         try:
             if self._fd >= 0 and _identity(os.stat(self.path)) == self._opened:
                 return

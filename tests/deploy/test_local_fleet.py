@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from exp.fleet.health import is_port_free
-from exp.fleet.local import FIRST_ENGINE_PORT, FIRST_SIDECAR_PORT, GATEWAY_PORT
+from exp.fleet.health import fetch, is_port_free
+from exp.fleet.local import FIRST_ENGINE_PORT, FIRST_SIDECAR_PORT, GATEWAY_PORT, emulated_plan
 from exp.fleet.state import Store
 from exp.fleet.status import fleet_status
 from tests.deploy.ports import free_offset
@@ -70,7 +72,9 @@ def test_start_use_mend_stop(fleet: LocalFleet) -> None:
     assert "All is healthy." in started.stdout
     assert f"http://127.0.0.1:{GATEWAY_PORT + fleet.offset}/v1" in started.stdout
     assert " round_robin " in started.stdout
-    assert fleet.setup("--status").stdout.count(" healthy ") == 5
+    status = fleet.setup("--status").stdout
+    assert status.count(" healthy ") == 5
+    assert_recorded(status)
 
     pids = {(row.role, row.name): row.pid for row in fleet_status(Store(fleet.folder))}
     victim = pids["sidecar", "unit-2"]
@@ -88,6 +92,37 @@ def test_start_use_mend_stop(fleet: LocalFleet) -> None:
 
     assert fleet.setup("--stop").stdout.count("stopped  ") == 5
     assert all(map(is_port_free, fleet.ports()))
+
+
+def assert_recorded(status: str) -> None:
+    """Each engine's state can be recorded under the name that ``--status`` lists."""
+    names = re.findall(r"shm:\S+", status)
+    assert len(names) == 2
+    for name in names:
+        command = [sys.executable, "-m", "predictor", "record", "--snapshot", name]
+        recorded = subprocess.run(command, capture_output=True, timeout=60, check=True)
+        assert json.loads(recorded.stdout)["engine_id"] == name.removeprefix("shm:")
+
+
+def test_units_on_the_usual_ports_publish_under_their_own_names() -> None:
+    """As the documents name them; a fleet beside them, on other ports, takes other names."""
+    assert [part.engine_id for part in emulated_plan(2, 1.0, 0).parts] == [
+        *("unit-1", "", "unit-2", "", ""),
+    ]
+    assert emulated_plan(1, 1.0, 1000).parts[0].engine_id == "unit-1-9001"
+
+
+def test_stock_vidur_answers(fleet: LocalFleet) -> None:
+    """With ``--backend vidur`` every prediction that a request is routed by comes from it."""
+    options = ("--backend", "vidur", "--speed", "20", "--requests", "4")
+    started = fleet.setup(*options)
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert "4 requests, 0 failed, 0 routed by a fallback" in started.stdout
+    for port in fleet.ports()[2:4]:
+        metrics = fetch(f"http://127.0.0.1:{port}/metrics").decode()
+        answers = re.findall(r"predictor_answers_total{(.+)} (\S+)", metrics)
+        assert {labels.split(",")[0] for labels, _ in answers} == {'backend="vidur"'}
+        assert sum(float(count) for _, count in answers) >= 4
 
 
 def test_ctrl_c_during_the_start(fleet: LocalFleet) -> None:

@@ -9,6 +9,13 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 
+STANDARD_LIBRARY_ONLY = (
+    "global_scheduler/provisioning/processes.py",
+    "predictor/errors.py",
+    "predictor/vllm_plugin/shared_memory.py",
+)
+"""What looking at a fleet and stopping it takes beside ``exp/``."""
+
 PYPROJECT = """
 [build-system]
 requires = []
@@ -27,7 +34,7 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     with zipfile.ZipFile(f"{wheel_directory}/tiny-1-py3-none-any.whl", "w") as wheel:
         folder = "tiny-1.dist-info"
         wheel.writestr(f"{folder}/METADATA", "Metadata-Version: 2.1\\nName: tiny\\nVersion: 1\\n"
-                                             "Provides-Extra: exp\\n")
+                                             "Provides-Extra: exp\\nProvides-Extra: vidur\\n")
         wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\\nGenerator: test\\n"
                                           "Root-Is-Purelib: true\\nTag: py3-none-any\\n")
         wheel.writestr(f"{folder}/RECORD", "")
@@ -38,9 +45,9 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 def tiny_project(folder: Path) -> Path:
     """A project with our set-up script that installs in seconds."""
     shutil.copytree(PROJECT / "exp", folder / "exp", ignore=shutil.ignore_patterns("__pycache__"))
-    processes = Path("global_scheduler/provisioning/processes.py")
-    (folder / processes).parent.mkdir(parents=True)
-    shutil.copy(PROJECT / processes, folder / processes)
+    for path in STANDARD_LIBRARY_ONLY:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / path, folder / path)
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
     for source in ("simulator/kernel/vllm.py", "step_time/table.py", "__main__.py"):
@@ -103,6 +110,7 @@ def test_help_and_mistakes_need_no_installation(tmp_path: Path) -> None:
         (("--units", "0"), "--units: a whole number of at least 1, not '0'"),
         (("--speed", "x"), "--speed: a number above 0, not 'x'"),
         (("--dry-run",), "--dry-run is for deploying"),
+        (("--backend", "slow"), "--backend: invalid choice: 'slow'"),
         (("--hosts", "nowhere.json"), "there is no file nowhere.json"),
         (("--hosts", __file__, "--units", "2"), "--units is for a fleet on this machine"),
     ):
@@ -110,6 +118,17 @@ def test_help_and_mistakes_need_no_installation(tmp_path: Path) -> None:
         assert refused.returncode == 2
         assert message in refused.stderr
     assert not (project / ".venv").exists()
+
+
+def test_a_backend_brings_its_extra(tmp_path: Path) -> None:
+    """Vidur is installed where it is asked for, once, however the extras are named."""
+    project = tiny_project(tmp_path)
+    (project / "pyproject.toml").write_text(PYPROJECT + 'dynamic = ["optional-dependencies"]\n')
+    for options in (("--backend", "vidur"), ("--backend=vidur", "--extras", "exp,vidur")):
+        assert setup(project, "--install-only", *options).returncode == 0
+    assert [path.name for path in (project / ".venv").glob("installed-*")] == [
+        "installed-exp,vidur"
+    ]
 
 
 def test_status_and_stop_without_a_fleet_need_no_installation(tmp_path: Path) -> None:

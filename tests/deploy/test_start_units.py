@@ -77,20 +77,23 @@ def test_commands_for_vllm(units: Units) -> None:
         "CUDA_VISIBLE_DEVICES=2,3",
     ]
     for index, line in enumerate(commands):
-        assert f"ASTROLABE_ENGINE_ID=unit-{index + 1} " in line
+        port = 8001 + index + units.offset
+        assert f"ASTROLABE_ENGINE_ID=unit-{index + 1}-{port} " in line
         assert f"--port {8001 + index + units.offset} --tensor-parallel-size 2 " in line
         assert line.endswith("--quantization awq --gpu-memory-utilization=0.8")
         assert "--scheduler-cls predictor.vllm_plugin.scheduler.AstrolabeScheduler" in line
 
 
 def test_sidecars_reckon_with_what_the_engines_are(units: Units) -> None:
-    """By default two GPUs a unit and weights of eight bits."""
+    """By default two GPUs a unit and weights of eight bits. A dry run tells and writes nothing."""
     shown = units.start("--dry-run")
     sidecar = next(line for line in shown.stdout.splitlines() if "predictor serve" in line)
     words = sidecar.split()
-    model = json.loads(Path(words[words.index("--model-config") + 1]).read_text())
+    path = words[words.index("--model-config") + 1]
+    model = json.loads(shown.stdout.split(f"# {path} would hold:\n# ")[1].splitlines()[0])
     assert (model["tensor_parallel_size"], model["dtype"]) == (2, "fp8")
     assert "predictor serve" not in units.start("--dry-run", "--no-sidecars").stdout
+    assert not units.folder.exists()
 
 
 def test_too_few_gpus_and_no_vllm(units: Units, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def test_without_arguments_it_explains_itself(capsys: pytest.CaptureFixture[str]
         ([*USABLE, "--snapshot", "tcp://there"], "tcp://there"),
         ([*USABLE, "--engine-id", "a/b"], "'a/b'"),
         ([*USABLE, "--profile", "/nowhere"], "profile '/nowhere'"),
+        ([*USABLE, "--backend", "vidur", "--rules", "vllm"], "--rules vllm"),
         (["serve", "--model-config", "/nowhere.json", "--gpu", "A30"], "/nowhere.json"),
     ],
 )
@@ -42,6 +43,17 @@ def test_a_bad_command_line_is_refused(
     """The message names the flag and the value; nothing is started."""
     assert main(arguments) == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed_stops_the_sidecar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line names the package and the command that installs it."""
+    monkeypatch.setitem(sys.modules, "vidur", None)
+    assert main([*USABLE, "--backend", "vidur"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "--backend vidur: the package vidur is not installed" in error
+    assert "bash exp/setup.sh --install-only --extras exp,vidur" in error
 
 
 def test_settings_can_come_from_the_environment(

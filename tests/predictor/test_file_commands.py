@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from predictor.__main__ import main
 from predictor.state.validate import read_json
 from predictor.vllm_plugin.publisher import SnapshotPublisher
+from predictor.vllm_plugin.shared_memory import SnapshotWriter
 from tests.emulator.process import run_emulator
 from tests.predictor.engines import MODEL_PATH, running, snapshot, waiting
 from tests.predictor.sidecar import ROOT
@@ -120,8 +122,15 @@ def test_an_absent_engine_leaves_the_file_alone(
     """There is nothing to write."""
     out = tmp_path / "kept.json"
     out.write_text("kept")
-    assert main(["record", "--snapshot", "shm:no-such-engine", "--out", str(out)]) == 1
-    assert "no-such-engine" in capsys.readouterr().err
+    engine_id = new_engine_id()
+    writer = SnapshotWriter(engine_id)
+    try:
+        assert main(["record", "--snapshot", "shm:no-such-engine", "--out", str(out)]) == 1
+    finally:
+        writer.close()
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "no-such-engine" in error
+    assert re.search(rf"engines that publish on this host: .*\bshm:{engine_id}\b", error)
     assert out.read_text() == "kept"
 
 

@@ -21,6 +21,7 @@ from predictor.vllm_plugin.shared_memory import (
     MAX_SNAPSHOT_BYTES,
     SnapshotReader,
     SnapshotWriter,
+    published_engine_ids,
     snapshot_path,
 )
 from tests.vllm_plugin.snapshots import new_engine_id
@@ -37,6 +38,20 @@ while True:
     count += 1
     time.sleep(50e-6)
 """
+
+
+def test_engines_that_live_are_listed(engine_id: str) -> None:
+    """By name, from their start to their end, whatever files others have left."""
+    leftover = snapshot_path(f"{engine_id}-left")
+    leftover.touch()
+    try:
+        assert engine_id not in published_engine_ids()
+        writer = SnapshotWriter(engine_id)
+        assert [one for one in published_engine_ids() if engine_id in one] == [engine_id]
+        writer.close()
+        assert engine_id not in published_engine_ids()
+    finally:
+        leftover.unlink()
 
 
 @pytest.fixture
