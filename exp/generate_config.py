@@ -101,12 +101,12 @@ def _wrote_example(options: argparse.Namespace) -> bool:
         return False
     except OSError as error:
         raise ConfigError(f"{MANIFEST}: {error.strerror}") from error
-    words = [seen_from_here(Path(__file__).resolve())]
+    words = [str(seen_from_here(Path(__file__).resolve()))]
     words += ["--username", options.username] if options.username else []
     print(
         f"There was no {seen_from_here(MANIFEST)}, so an example was written there; no cluster file"
         " yet. Put your hosts, their GPUs and models into it, then run again:\n"
-        f"  python {shlex.join(map(str, words))}",
+        f"  python {shlex.join(words)}",
         file=sys.stderr,
     )
     return True

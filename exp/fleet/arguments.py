@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exp.fleet.state import DEFAULT_FOLDER
+from predictor.vllm_plugin import TESTED_VLLM
 
 DESCRIPTION = """\
 Install Astrolabe and start a fleet: vLLM servers (engines), a predictor sidecar beside each, and
@@ -131,6 +132,27 @@ def _add_hosts(made: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="print every command, run none (with --hosts)"
     )
     hosts.add_argument(
+        "--hf-token-file",
+        type=_file,
+        metavar="FILE",
+        help="a Hugging Face token for the hosts' vLLM (default: HF_TOKEN of the environment). It "
+        "and the next go through ssh's input into the processes' environment, into no file and no "
+        "command line",
+    )
+    hosts.add_argument(
+        "--admin-token-file",
+        type=_file,
+        metavar="FILE",
+        help="the token of the gateway's admin API (default: ASTROLABE_GATEWAY_ADMIN_TOKEN of the "
+        "environment)",
+    )
+    hosts.add_argument(
+        "--install-vllm",
+        action="store_true",
+        help=f"install vLLM {TESTED_VLLM} on the hosts, in an environment of its own, for a "
+        "vllm_command that starts with vllm",
+    )
+    hosts.add_argument(
         "--ssh-config", type=_file, metavar="FILE", help="for ssh -F, instead of ~/.ssh/config"
     )
 
@@ -153,8 +175,10 @@ def _add_installation(made: argparse.ArgumentParser) -> None:
 
 def check(made: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse combinations that make no sense; ends the program with a message."""
-    if options.dry_run and not options.hosts:
-        made.error("--dry-run is for deploying: give --hosts FILE too")
+    for name in ("dry_run", "hf_token_file", "admin_token_file", "install_vllm", "ssh_config"):
+        if getattr(options, name) and not options.hosts:
+            flag = "--" + name.replace("_", "-")
+            made.error(f"{flag} is for deploying: give --hosts FILE too")
     if options.hosts and not options.hosts.is_file():
         made.error(f"--hosts: there is no file {options.hosts}; exp/generate_config.py makes one")
     if options.hosts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 import threading
@@ -22,11 +23,13 @@ from exp.fleet.interrupts import interrupts_deferred
 from exp.fleet.ssh import CANCELLED, Host
 from exp.fleet.status import PartStatus, status_table
 from exp.fleet.steps import STOP_TIMEOUT_S, Step, deployment_steps, node_script
+from exp.fleet.tokens import has_admin_token, read_tokens
 from wire.host_config import HostConfigs, load_host_configs
 from wire.model_config import ConfigError
 
 START_TIMEOUT_S = 600.0
 REACH_TIMEOUT_S = 60.0
+LOOPBACK = ("127.0.0.1", "localhost")
 
 Answer = TypeVar("Answer")
 
@@ -43,13 +46,27 @@ def run(options: argparse.Namespace, project: Path) -> int:
         return cluster.show_status()
     if options.stop:
         return cluster.stop()
-    timeout_s = options.start_timeout or START_TIMEOUT_S
-    steps = deployment_steps(plans, configs, project, options.pip_args, timeout_s)
+    tokens = read_tokens(options, os.environ)
+    steps = deployment_steps(
+        plans,
+        configs,
+        project,
+        tokens=tokens,
+        pip_args=options.pip_args,
+        installs_vllm=options.install_vllm,
+        start_timeout_s=options.start_timeout or START_TIMEOUT_S,
+    )
     if options.dry_run:
         print(cluster.described(steps))
     else:
         cluster.deploy(steps, configs, project)
         print(_addresses(configs, options.hosts))
+    if configs.bind_address not in LOOPBACK and not has_admin_token(tokens):
+        print(
+            "note: the gateway's admin API stays closed; a token opens it (--admin-token-file FILE,"
+            " or ASTROLABE_GATEWAY_ADMIN_TOKEN)",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -1,7 +1,8 @@
 """``python -m exp.fleet.node up|down|status|reach``: the part of a deployment that runs on a host.
 
-``up`` reads a plan, one line of JSON, from stdin and watches stdin from then on: when it is closed
-before all is healthy, the deploying machine has gone, and what was started is stopped again.
+``up`` reads two lines of JSON from stdin: a plan, and what is secret in the environment, by role.
+It watches stdin from then on: when it is closed before all is healthy, the deploying machine has
+gone, and what was started is stopped again.
 ``reach`` reads a JSON list of servers and answers those that this host cannot reach.
 """
 
@@ -13,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 from exp.fleet.display import TerminalDisplay
@@ -23,6 +25,9 @@ from exp.fleet.plan import Part, from_json
 from exp.fleet.state import DEFAULT_FOLDER, Store
 from exp.fleet.status import as_dict, fleet_status
 from exp.fleet.supervisor import Supervisor
+
+VLLM_BIN = ".venv-vllm/bin"
+"""Where ``exp/install_vllm.sh`` puts it."""
 
 
 def main() -> int:
@@ -58,9 +63,18 @@ def answer(action: str, store: Store, supervisor: Supervisor) -> object:
     with store.locked():
         if action == "down":
             return [[item.part.title, item.process.pid] for item in supervisor.down()]
-        plan = from_json(sys.stdin.readline())
+        plan, env = from_json(sys.stdin.readline()), json.loads(sys.stdin.readline())
         threading.Thread(target=_interrupt_at_end_of_stdin, daemon=True).start()
-        return supervisor.up(plan)
+        return replace(supervisor, env=_with_installed_vllm(env)).up(plan)
+
+
+def _with_installed_vllm(env: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Engines find the vLLM that was installed here before any other."""
+    folder = Path(VLLM_BIN).resolve()
+    if not folder.is_dir():
+        return env
+    path = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {**env, "engine": {**env.get("engine", {}), "PATH": path}}
 
 
 def unreached(urls: list[str]) -> list[str]:

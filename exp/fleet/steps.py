@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exp.fleet.bundle import pack
 from exp.fleet.errors import FleetError
 from exp.fleet.hosts import HostPlan
 from exp.fleet.plan import to_json
+from exp.fleet.tokens import Token, described, to_line, tokens_for
+from exp.fleet.vllm import check_script, checker, install_script
 from wire.host_config import HostConfigs
 
 CHECK_TIMEOUT_S = 30.0
@@ -28,7 +30,7 @@ class Step:
     name: str
     script: str
     timeout_s: float
-    stdin: bytes = b""
+    stdin: bytes = field(default=b"", repr=False)
     stdin_is: str = ""
     """For people; empty for none."""
     is_held: bool = False
@@ -38,28 +40,33 @@ def deployment_steps(
     plans: Sequence[HostPlan],
     configs: HostConfigs,
     project: Path,
-    pip_args: str,
+    *,
+    tokens: Sequence[Token] = (),
+    pip_args: str = "",
+    installs_vllm: bool = False,
     start_timeout_s: float,
 ) -> list[list[Step]]:
     """For each host its steps, the same ones for all.
 
     Raises:
-        FleetError: a model configuration lies outside the project, so it cannot be sent along.
+        FleetError: a model configuration lies outside the project, so it cannot be sent along; or
+            vLLM is to be installed where the engines would run another.
     """
     models = {Path(node.model_config_path) for node in configs.nodes}
     for path in models:
         if path.is_absolute():
             raise FleetError(f"model_config: {path} must be relative to the project's folder")
     archive = pack(project, models)
-    return [
-        [
-            _check_step(plan, project),
-            _copy_step(plan, archive),
-            _install_step(plan, pip_args),
-            _start_step(plan, start_timeout_s),
-        ]
-        for plan in plans
-    ]
+    steps = []
+    for plan in plans:
+        check, copy = _check_step(plan, project), _copy_step(plan, archive)
+        install = _install_step(plan, pip_args)
+        if installs_vllm:
+            before = [check, copy, install, _vllm_install_step(plan, pip_args)]
+        else:
+            before = [check, _vllm_check_step(plan, project), copy, install]
+        steps.append([*before, _start_step(plan, tokens_for(plan.plan, tokens), start_timeout_s)])
+    return steps
 
 
 def _check_step(plan: HostPlan, project: Path) -> Step:
@@ -95,14 +102,30 @@ def _install_step(plan: HostPlan, pip_args: str) -> Step:
     return Step(name="install", script=script, timeout_s=INSTALL_TIMEOUT_S)
 
 
-def _start_step(plan: HostPlan, timeout_s: float) -> Step:
+def _vllm_check_step(plan: HostPlan, project: Path) -> Step:
+    script = check_script(plan)
+    has_work = script != "true"
+    return Step(
+        name="vllm",
+        script=script,
+        timeout_s=CHECK_TIMEOUT_S,
+        stdin=checker(project) if has_work else b"",
+        stdin_is="exp/check_vllm.sh" if has_work else "",
+    )
+
+
+def _vllm_install_step(plan: HostPlan, pip_args: str) -> Step:
+    return Step(name="vllm", script=install_script(plan, pip_args), timeout_s=INSTALL_TIMEOUT_S)
+
+
+def _start_step(plan: HostPlan, tokens: Sequence[Token], timeout_s: float) -> Step:
     return Step(
         name="start",
         script=f"cd {plan.target.install_dir} &&"
         f" exec {plan.python} -m exp.fleet.node up --start-timeout {timeout_s:g}",
         timeout_s=timeout_s + STOP_TIMEOUT_S,
-        stdin=to_json(plan.plan).encode() + b"\n",
-        stdin_is=to_json(plan.plan),
+        stdin=f"{to_json(plan.plan)}\n{to_line(tokens)}\n".encode(),
+        stdin_is=f"{to_json(plan.plan)}, then {described(tokens)}",
         is_held=True,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,8 @@ class Supervisor:
     project: Path
     """The folder the parts run in."""
     start_timeout_s: float = 180.0
+    env: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By role, what the processes get beside the plan's own; in no record, for it may be secret."""
     command: str = "bash exp/setup.sh"
     """What people have called, to tell them how to go on."""
     clock: Callable[[], float] = field(default=time.monotonic)
@@ -108,7 +110,8 @@ class Supervisor:
         log = self.store.log_path(part)
         with interrupts_deferred():
             try:
-                process = start_process(part.command, self.project, part.env, log)
+                env = {**part.env, **self.env.get(part.role, {})}
+                process = start_process(part.command, self.project, env, log)
             except OSError as error:
                 raise StartError(
                     f"The {part.title} cannot be started: {part.command[0]}: {error.strerror}"

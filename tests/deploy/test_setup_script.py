@@ -12,6 +12,7 @@ PROJECT = Path(__file__).parents[2]
 STANDARD_LIBRARY_ONLY = (
     "global_scheduler/provisioning/processes.py",
     "predictor/errors.py",
+    "predictor/vllm_plugin/__init__.py",
     "predictor/vllm_plugin/shared_memory.py",
 )
 """What looking at a fleet and stopping it takes beside ``exp/``."""
@@ -110,6 +111,7 @@ def test_help_and_mistakes_need_no_installation(tmp_path: Path) -> None:
         (("--units", "0"), "--units: a whole number of at least 1, not '0'"),
         (("--speed", "x"), "--speed: a number above 0, not 'x'"),
         (("--dry-run",), "--dry-run is for deploying"),
+        (("--install-vllm",), "--install-vllm is for deploying: give --hosts FILE too"),
         (("--backend", "slow"), "--backend: invalid choice: 'slow'"),
         (("--hosts", "nowhere.json"), "there is no file nowhere.json"),
         (("--hosts", __file__, "--units", "2"), "--units is for a fleet on this machine"),

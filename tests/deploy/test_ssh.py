@@ -4,110 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from exp.fleet.health import is_port_free
-from exp.fleet.state import Store
+from tests.deploy.cluster import PROJECT, Cluster
 from tests.deploy.ports import free_ports
-from tests.deploy.sshd import SshServer, running_sshd
 from tests.deploy.waiting import wait_until
-
-PROJECT = Path(__file__).parents[2]
-EMULATOR = (
-    "{python} -m exp.emulator --port {port} --model-config {model_config} --gpu {gpu_type}"
-    " --engine-id {engine_id} --speed 50"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Two hosts on loopback, each with an installation folder of its own."""
-
-    folder: Path
-    server: SshServer
-    configs: dict[str, Any]
-
-    def command(self, *options: str) -> list[str]:
-        """What ``exp/setup.sh`` runs once it has installed."""
-        hosts = self.folder / "hosts.json"
-        hosts.write_text(json.dumps(self.configs))
-        command = [sys.executable, "-m", "exp.fleet", "--hosts", str(hosts)]
-        return [*command, "--ssh-config", str(self.server.client_config), *options]
-
-    def setup(self, *options: str) -> subprocess.CompletedProcess[str]:
-        """Run it to its end."""
-        command = self.command(*options)
-        return subprocess.run(
-            command, cwd=PROJECT, capture_output=True, text=True, timeout=600, check=False
-        )
-
-    def ports(self) -> list[int]:
-        """All ports that the fleet listens on."""
-        nodes = self.configs["nodes"]
-        unit_ports = [node[key] for node in nodes for key in ("vllm_port", "predictor_port")]
-        return [*unit_ports, self.configs["scheduler"]["port"]]
-
-    def all_is_free(self) -> bool:
-        """Whether nothing listens and no host has a record of anything running."""
-        stores = [Store(Path(node["install_dir"], ".astrolabe/fleet")) for node in self.nodes]
-        return all(map(is_port_free, self.ports())) and not any(s.try_load() for s in stores)
-
-    @property
-    def nodes(self) -> list[dict[str, Any]]:
-        """The nodes, to be changed by a test."""
-        nodes: list[dict[str, Any]] = self.configs["nodes"]
-        return nodes
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """An sshd and a cluster file for it; whatever a test leaves running is stopped."""
-    with running_sshd(tmp_path) as server:
-        made = Cluster(tmp_path, server, two_hosts(tmp_path, server))
-        try:
-            yield made
-        finally:
-            made.setup("--stop")
-
-
-def two_hosts(folder: Path, server: SshServer) -> dict[str, Any]:
-    """A cluster file for 127.0.0.1 and localhost as two hosts with an emulator each."""
-    ports = free_ports(5)
-    names = ("127.0.0.1", "localhost")
-    nodes = [
-        {
-            "hostname": name,
-            "user": server.user,
-            "ssh_port": server.port,
-            "identity_file": str(server.identity_file),
-            "install_dir": str(folder / f"host-{index}"),
-            "python": sys.executable,
-            "gpu_type": "A30",
-            "num_gpus": 1,
-            "vllm_port": ports[2 * index],
-            "predictor_port": ports[2 * index + 1],
-            "vllm_command": EMULATOR,
-        }
-        for index, name in enumerate(names)
-    ]
-    return {"nodes": nodes, "bind_address": "127.0.0.1", "scheduler": {"port": ports[4]}}
 
 
 def test_deploy_answer_status_stop(cluster: Cluster) -> None:
     """Two hosts are deployed, a completion comes back through the gateway, and stop leaves none."""
-    for node in cluster.nodes:
-        take_compiled(Path(node["install_dir"]))
+    cluster.with_compiled_code()
     deployed = cluster.setup("--start-timeout", "400")
     assert deployed.returncode == 0, deployed.stderr
     assert_answers(cluster.configs["scheduler"]["port"])
@@ -124,12 +35,6 @@ def test_deploy_answer_status_stop(cluster: Cluster) -> None:
     assert stopped.stdout.count("stopped ") == 5
     assert cluster.all_is_free()
     assert cluster.setup("--status").returncode == 1
-
-
-def take_compiled(install_dir: Path) -> None:
-    """The what-if as it was compiled for this tree: a host would take half a minute for it."""
-    compiled = Path("predictor/simulator/kernel/__pycache__")
-    shutil.copytree(PROJECT / compiled, install_dir / compiled)
 
 
 def assert_answers(gateway_port: int) -> None:
@@ -222,5 +127,5 @@ def test_dry_run_runs_nothing(cluster: Cluster, tmp_path: Path) -> None:
         check=True,
     ).stdout
     assert not marker.exists()
-    assert printed.count("\nssh ") == 8
+    assert printed.count("\nssh ") == 10
     assert f"{cluster.server.user}@localhost" in printed

@@ -156,7 +156,7 @@ def test_an_interrupted_start_leaves_nothing_running(tmp_path: Path, way: str) -
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert process.stdin
-    process.stdin.write(to_json(plan).encode() + b"\n")
+    process.stdin.write(to_json(plan).encode() + b"\n{}\n")
     process.stdin.flush()
     store = Store(tmp_path / ".astrolabe/fleet")
     wait_until(lambda: [row.state for row in fleet_status(store)][:1] == ["healthy"])
