@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,51 +12,10 @@ from exp.fleet.vllm import engine_programs
 from exp.manifest import DEFAULT_VLLM_COMMAND
 from predictor.vllm_plugin import TESTED_VLLM
 from tests.deploy.cluster import PROJECT, Cluster
+from tests.deploy.vllm_stand_in import program, wheel
 from wire.host_config import HostConfigs
 
 PLUGIN = "--scheduler-cls predictor.vllm_plugin.scheduler.AstrolabeScheduler"
-STAND_IN = '''
-"""Takes vLLM's command line and serves as an emulator."""
-import os
-import sys
-
-def main():
-    def value(flag):
-        return sys.argv[sys.argv.index(flag) + 1]
-    os.execv({python!r}, [
-        {python!r}, "-m", "exp.emulator", "--port", value("--port"), "--speed", "50",
-        "--model-config", "config/llama_config.json", "--gpu", "A30",
-        "--engine-id", os.environ["ASTROLABE_ENGINE_ID"],
-    ])
-'''
-
-
-def wheel(folder: Path) -> None:
-    """A package called vllm, of the version that is installed, with a program of that name."""
-    info = f"vllm-{TESTED_VLLM}.dist-info"
-    with zipfile.ZipFile(folder / f"vllm-{TESTED_VLLM}-py3-none-any.whl", "w") as made:
-        made.writestr("vllm.py", STAND_IN.format(python=sys.executable))
-        metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {TESTED_VLLM}\n"
-        made.writestr(f"{info}/METADATA", metadata)
-        made.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        made.writestr(f"{info}/entry_points.txt", "[console_scripts]\nvllm = vllm:main\n")
-        made.writestr(f"{info}/RECORD", "".join(f"{name},,\n" for name in made.namelist()))
-
-
-def program(folder: Path, version: str) -> Path:
-    """A ``vllm`` whose Python has that version of it."""
-    info = folder / f"site/vllm-{version}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
-    (info / "top_level.txt").write_text("vllm\n")
-    python = folder / "python3"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={folder}/site exec {sys.executable} "$@"\n')
-    (folder / "vllm").write_text(f"#!{python}\nraise SystemExit('it was started')\n")
-    for made in (python, folder / "vllm"):
-        made.chmod(0o755)
-    return folder / "vllm"
 
 
 def test_an_old_vllm_is_found_before_anything_is_changed(cluster: Cluster) -> None:
