@@ -46,9 +46,9 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 def tiny_project(folder: Path) -> Path:
     """A project with our set-up script that installs in seconds."""
     shutil.copytree(PROJECT / "exp", folder / "exp", ignore=shutil.ignore_patterns("__pycache__"))
-    for path in STANDARD_LIBRARY_ONLY:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PROJECT / path, folder / path)
+    for name in STANDARD_LIBRARY_ONLY:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(PROJECT / name, folder / name)
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
     for source in ("simulator/kernel/vllm.py", "step_time/table.py", "__main__.py"):
@@ -59,11 +59,12 @@ def tiny_project(folder: Path) -> Path:
 
 
 def setup(
-    project: Path, *options: str, env: dict[str, str] | None = None
+    project: Path, *options: str, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the script as users do."""
+    """Run the script as users do, wherever they are."""
     return subprocess.run(
         ["bash", str(project / "exp/setup.sh"), *options],
+        cwd=cwd,
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
@@ -98,6 +99,11 @@ def test_install_once_then_repair(tmp_path: Path) -> None:
     assert "Compiling" in setup(project, "--install-only").stdout
     (project / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
     assert "Installing" in setup(project, "--install-only").stdout
+    # A backend brings the extra that it needs, once.
+    assert "Installing" in setup(project, "--install-only", "--backend", "vidur").stdout
+    assert (project / ".venv/installed-exp,vidur").exists()
+    named = ("--backend=vidur", "--extras", "exp,vidur")
+    assert setup(project, "--install-only", *named).stdout == ""
 
 
 def test_help_and_mistakes_need_no_installation(tmp_path: Path) -> None:
@@ -122,15 +128,16 @@ def test_help_and_mistakes_need_no_installation(tmp_path: Path) -> None:
     assert not (project / ".venv").exists()
 
 
-def test_a_backend_brings_its_extra(tmp_path: Path) -> None:
-    """Vidur is installed where it is asked for, once, however the extras are named."""
-    project = tiny_project(tmp_path)
-    (project / "pyproject.toml").write_text(PYPROJECT + 'dynamic = ["optional-dependencies"]\n')
-    for options in (("--backend", "vidur"), ("--backend=vidur", "--extras", "exp,vidur")):
-        assert setup(project, "--install-only", *options).returncode == 0
-    assert [path.name for path in (project / ".venv").glob("installed-*")] == [
-        "installed-exp,vidur"
-    ]
+def test_files_are_those_that_the_caller_sees(tmp_path: Path) -> None:
+    """Seen from where the command is typed, or else from the project's folder."""
+    project = tiny_project(tmp_path / "astrolabe")
+    (tmp_path / "mine.json").touch()
+    (project / "theirs.json").touch()
+    for file in ("mine.json", "theirs.json"):
+        refused = setup(project, "--hosts", file, "--units", "2", cwd=tmp_path)
+        assert "--units is for a fleet on this machine" in refused.stderr
+    refused = setup(project, "--hosts", "none.json", cwd=tmp_path)
+    assert "there is no file none.json" in refused.stderr
 
 
 def test_status_and_stop_without_a_fleet_need_no_installation(tmp_path: Path) -> None:
