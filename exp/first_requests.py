@@ -1,10 +1,14 @@
-"""Send real prompts through a gateway; show, a line each, what was predicted and what happened."""
+"""Send real prompts through a gateway; show, a line each, what was predicted and what happened.
+
+The gateway's admin token, where it has one, is taken from ``ASTROLABE_GATEWAY_ADMIN_TOKEN``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import statistics
 import sys
@@ -87,7 +91,9 @@ async def run(load: Load, on_end: Callable[[SentPrompt], None]) -> dict[str, Any
 
 
 async def _fetch(session: aiohttp.ClientSession, url: str) -> Any:
-    async with session.get(url, raise_for_status=True) as response:
+    token = os.environ.get("ASTROLABE_GATEWAY_ADMIN_TOKEN")
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with session.get(url, headers=headers, raise_for_status=True) as response:
         return await response.json()
 
 

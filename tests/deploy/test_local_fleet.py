@@ -64,8 +64,12 @@ def fleet(tmp_path: Path) -> Iterator[LocalFleet]:
     made.setup("--stop")
 
 
-def test_start_use_mend_stop(fleet: LocalFleet) -> None:
-    """One command starts and uses a fleet; a killed sidecar is started again; stop ends all."""
+def test_start_use_mend_stop(fleet: LocalFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command starts and uses a fleet; a killed sidecar is started again; stop ends all.
+
+    An admin token in the environment is the gateway's, and that of those who ask it.
+    """
+    monkeypatch.setenv("ASTROLABE_GATEWAY_ADMIN_TOKEN", "a-token")
     fast = ("--speed", "20", "--gateway-option", "policy=round_robin")
     started = fleet.setup(*fast, "--requests", "3")
     assert started.returncode == 0, started.stdout + started.stderr
