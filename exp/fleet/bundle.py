@@ -25,10 +25,16 @@ def project_files(project: Path) -> list[Path]:
     return [Path(name) for name in names if name and (project / name).is_file()]
 
 
-def pack(project: Path, extra: Iterable[Path]) -> bytes:
-    """A gzipped tar of the project and ``extra`` files, all relative to the project's folder."""
+def pack(project: Path, extra: Iterable[Path], without: Iterable[Path] = ()) -> bytes:
+    """A gzipped tar of the project and ``extra`` files, all relative to the project's folder.
+
+    Files ``without``, wherever they are, are left out: they hold what no host should keep.
+    """
+    left_out = {path.resolve() for path in without}
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for path in sorted({*project_files(project), *extra}):
+            if (project / path).resolve() in left_out:
+                continue
             archive.add(project / path, arcname=str(path), recursive=False)
     return packed.getvalue()

@@ -56,7 +56,7 @@ def deployment_steps(
     for path in models:
         if path.is_absolute():
             raise FleetError(f"model_config: {path} must be relative to the project's folder")
-    archive = pack(project, models)
+    archive = pack(project, models, without=[token.file for token in tokens if token.file])
     steps = []
     for plan in plans:
         check, copy = _check_step(plan, project), _copy_step(plan, archive)

@@ -32,6 +32,8 @@ class Token:
     value: str = field(repr=False)
     source: str
     """For people: where it came from."""
+    file: Path | None = None
+    """The same for programs; None where it came from the environment."""
 
 
 def read_tokens(options: argparse.Namespace, environ: Mapping[str, str]) -> tuple[Token, ...]:
@@ -45,7 +47,7 @@ def read_tokens(options: argparse.Namespace, environ: Mapping[str, str]) -> tupl
         path: Path | None = getattr(options, option)
         if path is not None:
             flag = "--" + option.replace("_", "-")
-            tokens.append(Token(variable, role, _from_file(flag, path), f"{flag} {path}"))
+            tokens.append(Token(variable, role, _from_file(flag, path), f"{flag} {path}", path))
         elif environ.get(variable):
             value = _single_word(variable, environ[variable])
             tokens.append(Token(variable, role, value, f"the environment's {variable}"))

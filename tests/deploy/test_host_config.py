@@ -39,7 +39,9 @@ def test_ports_are_those_of_the_first_unit(tmp_path: Path) -> None:
     """A file that says 8000 and 8100 means a server and a sidecar there."""
     nodes = [{"hostname": name, "gpu_type": "A30", "num_gpus": 1} for name in ("node1", "node2")]
     path = write(tmp_path, nodes=nodes, predictor_port=8100, vllm_port=8000)
-    assert [(unit.engine_url, unit.predictor_url) for unit in load_host_configs(path).units()] == [
+    assert [
+        (unit.engine_url, unit.predictor_url) for unit in load_host_configs(path).units(PROJECT)
+    ] == [
         ("http://node1:8000", "http://node1:8100"),
         ("http://node2:8000", "http://node2:8100"),
     ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
+import tarfile
 import threading
 import urllib.error
 import uuid
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from exp.fleet.bundle import pack
 from exp.fleet.errors import FleetError
 from exp.fleet.state import Store
 from exp.fleet.tokens import read_tokens
@@ -125,6 +128,15 @@ def test_a_gateway_for_all_without_a_token_is_told_of() -> None:
         [*command, "--dry-run"], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60
     )
     assert "the gateway's admin API stays closed" in shown.stderr
+
+
+def test_a_file_with_a_token_is_not_copied_to_hosts(tmp_path: Path) -> None:
+    """Though it lies in the project's folder, where git does not tell it from the others."""
+    for name in ("token", "code.py"):
+        (tmp_path / name).touch()
+    packed = pack(tmp_path, [], without=[tmp_path / "../" / tmp_path.name / "token"])
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        assert archive.getnames() == ["code.py"]
 
 
 @pytest.mark.parametrize("text", ["", "two words", "two\nlines", "not-ascii-é", "bell\a"])
