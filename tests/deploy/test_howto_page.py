@@ -22,7 +22,7 @@ from tests.deploy.vllm_stand_in import program
 
 PAGE = PROJECT / "docs/howto/deploy_on_hosts.md"
 HF_TOKEN = "hf_of-the-page"
-TIMEOUT_S = 280.0
+TIMEOUT_S = 800.0
 
 
 def blocks(language: str) -> list[str]:
@@ -111,7 +111,7 @@ def test_the_manifest_that_the_page_shows_is_one(tmp_path: Path) -> None:
     assert [node.hostname for node in load_manifest(path).nodes] == ["node1", "node2"]
     command = [sys.executable, "exp/generate_config.py", "--manifest", str(path)]
     command += ["--output", str(tmp_path / "hosts.json")]
-    subprocess.run(command, cwd=PROJECT, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=PROJECT, check=True, timeout=240, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.parametrize("promised", [f"vLLM {TESTED_VLLM}", "vLLM 0.20 or later"])

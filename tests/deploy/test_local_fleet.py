@@ -45,7 +45,7 @@ class LocalFleet:
             cwd=PROJECT,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=2400,
             check=False,
         )
 
@@ -104,7 +104,7 @@ def assert_recorded(status: str) -> None:
     assert len(names) == 2
     for name in names:
         command = [sys.executable, "-m", "predictor", "record", "--snapshot", name]
-        recorded = subprocess.run(command, capture_output=True, timeout=60, check=True)
+        recorded = subprocess.run(command, capture_output=True, timeout=240, check=True)
         assert json.loads(recorded.stdout)["engine_id"] == name.removeprefix("shm:")
 
 

@@ -79,7 +79,7 @@ def test_tokens_reach_who_reads_them_and_studies_get_in(
     file.chmod(0o600)
     cluster.env["HF_TOKEN"] = HF_TOKEN
     cluster.with_compiled_code()
-    options = ("--admin-token-file", str(file), "--start-timeout", "90")
+    options = ("--admin-token-file", str(file), "--start-timeout", "400")
     with CommandLines() as lines:
         deployed = cluster.setup(*options)
     assert deployed.returncode == 0, deployed.stderr
@@ -125,7 +125,12 @@ def test_a_gateway_for_all_without_a_token_is_told_of() -> None:
     """Its admin API, which studies need, would let nobody in."""
     command = [sys.executable, "-m", "exp.fleet", "--hosts", "config/host_configs.json"]
     shown = subprocess.run(
-        [*command, "--dry-run"], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=60
+        [*command, "--dry-run"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
     )
     assert "the gateway's admin API stays closed" in shown.stderr
 

@@ -54,7 +54,7 @@ def test_vllm_is_installed_in_an_environment_of_its_own(cluster: Cluster) -> Non
     del cluster.nodes[1:]
     cluster.with_compiled_code()
     pip_args = f"--pip-args=--no-index --find-links {cluster.folder}"
-    deployed = cluster.setup("--install-vllm", pip_args, "--start-timeout", "90")
+    deployed = cluster.setup("--install-vllm", pip_args, "--start-timeout", "400")
     assert deployed.returncode == 0, deployed.stderr
     assert cluster.setup("--status").stdout.count(" healthy ") == 3
     stamp = Path(cluster.nodes[0]["install_dir"], ".venv-vllm/astrolabe-installed")
