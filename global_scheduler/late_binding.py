@@ -17,7 +17,7 @@ from global_scheduler.pools.classes import Classifier
 from global_scheduler.queue_metrics import QueueMetrics
 from global_scheduler.queueing.base import QueueView
 from global_scheduler.queueing.holding import Holding, QueueFull
-from global_scheduler.queueing.load import fleet_load
+from global_scheduler.queueing.load import fleet_load, places
 from global_scheduler.queueing.tickets import NO_LIMIT, Room, Ticket
 from global_scheduler.queueing.waiting import RequestClass, Waiting
 from global_scheduler.rates import LearntRates
@@ -185,6 +185,10 @@ class LateBinding:
         """Requests that it may run at a time: its own limit, the learnt one, or everyone's."""
         learnt = self._learnt_limits.get(unit.name, self.default_limit)
         return unit.concurrency_limit or learnt
+
+    def places_of(self, unit: Unit) -> int:
+        """Requests that it can run at a time, by its limit and by what is known of its engine."""
+        return places(self.limit_of(unit), unit.engine)
 
     def set_limit(self, unit: str, limit: int) -> None:
         """A limit that was derived for a unit, of which its configuration says nothing."""

@@ -110,7 +110,7 @@ def provisioning(
         latencies=latency_reader(
             controller, settings.provisioning_latency, log, late_binding, clock, clock
         ),
-        limit_of=late_binding.limit_of,
+        places_of=late_binding.places_of,
         on_change=late_binding.wake,
         metrics=ProvisioningMetrics(registry),
         clock=clock,

@@ -54,7 +54,7 @@ def provisioning_loop(
             time.monotonic,
             time.time,
         ),
-        limit_of=late_binding.limit_of,
+        places_of=late_binding.places_of,
         on_change=late_binding.wake,
         metrics=ProvisioningMetrics(registry),
         clock=time.monotonic,

@@ -78,8 +78,8 @@ class FleetUnit:
     name: str
     models: frozenset[str]
     active: int
-    limit: int
-    """Requests at a time."""
+    places: int
+    """Requests that it can run at a time."""
     healthy: bool = True
     draining: bool = False
 

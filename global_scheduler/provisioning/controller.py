@@ -17,7 +17,7 @@ LOST_AFTER_S = 30.0
 as long has left its failures behind."""
 SPARE_LOAD = 0.5
 """A unit can be spared when its requests and those of the others that serve its models would take
-at most this share of what the others may run."""
+at most this share of what the others can run."""
 
 UNLISTED = "it is not listed any more"
 
@@ -236,4 +236,4 @@ def _is_spare(unit: FleetUnit, units: Iterable[FleetUnit]) -> bool:
         if other.name != unit.name and other.takes_requests and other.models & unit.models
     ]
     active = unit.active + sum(other.active for other in others)
-    return bool(others) and active <= SPARE_LOAD * sum(other.limit for other in others)
+    return bool(others) and active <= SPARE_LOAD * sum(other.places for other in others)

@@ -47,7 +47,8 @@ class Surroundings:
     health: Health
     latencies: Callable[[], tuple[Latency, ...]]
     """Of the last requests."""
-    limit_of: Callable[[Unit], int]
+    places_of: Callable[[Unit], int]
+    """Requests that a unit can run at a time."""
     on_change: Callable[[], None]
     """Called when units came or went."""
     metrics: ProvisioningMetrics
@@ -141,7 +142,7 @@ class ProvisioningLoop:
         self._settle()
         around = self._around
         situation = Situation(
-            tuple(_seen(unit, around.limit_of(unit)) for unit in around.units.all()),
+            tuple(_seen(unit, around.places_of(unit)) for unit in around.units.all()),
             around.latencies(),
             {
                 one.name: why
@@ -224,12 +225,12 @@ def _unit_of(standby: StandbyUnit) -> Unit:
     )
 
 
-def _seen(unit: Unit, limit: int) -> FleetUnit:
+def _seen(unit: Unit, places: int) -> FleetUnit:
     return FleetUnit(
         unit.name,
         frozenset(unit.models),
         len(unit.outstanding),
-        limit,
+        places,
         unit.healthy,
         unit.draining,
     )

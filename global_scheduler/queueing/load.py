@@ -32,17 +32,17 @@ def facts_of(prediction: Prediction, asked_s: float) -> EngineFacts:
     )
 
 
-def places_of(room: Room) -> int:
+def places(limit: int, engine: EngineFacts) -> int:
     """Requests that a unit can run at a time: by its limit and its engine, where they are known."""
-    most = room.engine.max_num_seqs
+    most = engine.max_num_seqs
     if most is None:
-        return room.limit if room.limit < NO_LIMIT else ASSUMED_MAX_NUM_SEQS
-    return min(most, room.limit)
+        return limit if limit < NO_LIMIT else ASSUMED_MAX_NUM_SEQS
+    return min(most, limit)
 
 
 def load_of(room: Room, now_s: float) -> float:
     """How full a unit is, 0 to 1: by requests, by KV blocks or by its queue, what is most."""
-    load = room.active / places_of(room)
+    load = room.active / places(room.limit, room.engine)
     engine = room.engine
     if now_s - engine.told_s <= FRESH_S:
         is_full = engine.queue_s is not None and engine.queue_s >= FULL_FROM_QUEUE_S
@@ -52,8 +52,8 @@ def load_of(room: Room, now_s: float) -> float:
 
 def fleet_load(rooms: Sequence[Room], now_s: float) -> float:
     """How full the fleet is, 0 to 1: a unit counts by its places; 1 without any unit."""
-    places = [places_of(room) for room in rooms]
-    if not places:
+    most = [places(room.limit, room.engine) for room in rooms]
+    if not most:
         return 1.0
-    taken = sum(load_of(room, now_s) * most for room, most in zip(rooms, places, strict=True))
-    return taken / sum(places)
+    taken = sum(load_of(room, now_s) * count for room, count in zip(rooms, most, strict=True))
+    return taken / sum(most)

@@ -67,7 +67,7 @@ class Fleet:
                 name,
                 frozenset({MODEL}),
                 active=self.busy(second),
-                limit=8,
+                places=8,
                 healthy=second >= self._healthy_from.get(name, 0) and not self.down(name, second),
                 draining=name in self._draining,
             )

@@ -25,9 +25,11 @@ from tests.global_scheduler.fleet import (
     ScriptedEngine,
     eventually,
     fleet,
+    prediction,
     reply,
     serving,
 )
+from wire.prediction import PredictBatchRequest, PredictBatchResponse
 
 SLOW_MS, FAST_MS = 5_000.0, 10.0
 
@@ -78,6 +80,23 @@ async def gateway(
         if standby["provisioner"]["kind"] == "process":
             spec = ProcessSpec.model_validate(standby["provisioner"])
             await LocalProcess("s1", spec, folder / "standby").stop()
+
+
+class EngineTells:
+    """A sidecar that predicts slow answers and tells what its engine can take."""
+
+    def __init__(self, max_num_seqs: int) -> None:
+        self.max_num_seqs = max_num_seqs
+
+    async def __call__(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        batch = msgspec.json.decode(body, type=PredictBatchRequest)
+        answers = [
+            prediction(
+                request_id=question.request_id, e2e_ms=SLOW_MS, max_num_seqs=self.max_num_seqs
+            )
+            for question in batch.requests
+        ]
+        await reply(send, 200, msgspec.json.encode(PredictBatchResponse(predictions=answers)))
 
 
 async def state(running: Fleet) -> dict[str, Any]:
@@ -255,6 +274,39 @@ def test_reactive_waits_until_requests_have_been_late(tmp_path: Path) -> None:
                 await running.client.put("/admin/provisioning", json={"mode": "reactive"})
                 await eventually(in_state(running, "starting"))
                 await eventually(is_asked)  # a moment after the state has changed
+
+    asyncio.run(run())
+
+
+def test_a_unit_is_not_spare_while_the_others_engines_are_full(tmp_path: Path) -> None:
+    """No limit is set: what the other unit's engine can run at a time decides."""
+    told = EngineTells(max_num_seqs=1)
+    released = asyncio.Event()
+
+    async def service(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await receive()
+            await reply(send, 200, b"")
+
+    async def held(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        await released.wait()
+        await reply(send, 200, COMPLETION)
+
+    async def run() -> None:
+        unit = ScriptedEngine(models=(MODEL,), behave=held, answer_questions=told)
+        async with (
+            serving(service) as url,
+            serving(ScriptedEngine(models=(MODEL,))) as other,
+            gateway(tmp_path, hook(other, url), unit, provisioning_window_s=0.5) as running,
+        ):
+            request = asyncio.ensure_future(running.complete(model=MODEL))
+            await eventually(in_state(running, "serving"), 20)
+            for _ in range(30):  # three times as long as it takes to be spared
+                assert (await state(running))["state"] == "serving"
+                await asyncio.sleep(0.1)
+            released.set()
+            assert (await request).status_code == 200
+            await eventually(in_state(running, "off"), 20)
 
     asyncio.run(run())
 

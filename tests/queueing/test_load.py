@@ -12,7 +12,7 @@ from global_scheduler.queueing.load import (
     facts_of,
     fleet_load,
     load_of,
-    places_of,
+    places,
 )
 from global_scheduler.queueing.tickets import NO_LIMIT, EngineFacts, Room
 from tests.global_scheduler.fleet import prediction
@@ -27,7 +27,7 @@ def unit(active: int, limit: int = NO_LIMIT, **told: float | int) -> Room:
 
 
 @pytest.mark.parametrize(
-    ("room", "places"),
+    ("room", "expected"),
     [
         (unit(0), ASSUMED_MAX_NUM_SEQS),
         (unit(0, limit=8), 8),
@@ -36,9 +36,9 @@ def unit(active: int, limit: int = NO_LIMIT, **told: float | int) -> Room:
         (unit(0, limit=400, max_num_seqs=48), 48),
     ],
 )
-def test_places_are_what_limit_and_engine_allow(room: Room, places: int) -> None:
+def test_places_are_what_limit_and_engine_allow(room: Room, expected: int) -> None:
     """The smaller of both; of what nobody knows, vLLM's default."""
-    assert places_of(room) == places
+    assert places(room.limit, room.engine) == expected
 
 
 def test_the_fullest_of_requests_blocks_and_queue_counts() -> None:
