@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +40,11 @@ On a cluster the fleet is the one that is there: choose a scenario with as many 
 fit them. Some of the gateway's settings can only be given when it starts; a run that wants others
 fails and says which, so that systems may have to be run one after another (--systems). Its admin
 token and an API key are read from ASTROLABE_GATEWAY_ADMIN_TOKEN and ASTROLABE_API_KEY.
+
+ASTROLABE_STUDY_OPTIONS in the environment has options that stand before those of the command line,
+which win: "--requests 60 --seeds 1 --no-capacity", say, to see whether a script works.
 """
+OPTIONS_VARIABLE = "ASTROLABE_STUDY_OPTIONS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ def parse(argv: Sequence[str]) -> Command:
     Raises:
         PlanError: a name or a combination that does not exist.
     """
+    argv = [*shlex.split(os.environ.get(OPTIONS_VARIABLE, "")), *argv]
     asked = _parser().parse_args(argv)
     if asked.list or asked.study is None:
         _print_studies()
