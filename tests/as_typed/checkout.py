@@ -15,23 +15,30 @@ EXTRAS = ("exp", "exp,analysis", "exp,estimator")
 which takes the place of having it look."""
 
 
-def make_checkout(folder: Path) -> Path:
+def make_checkout(folder: Path, compiled_in: Path = PROJECT) -> Path:
     """The project's files in ``folder/astrolabe``, with a ``.venv`` that runs these copies.
 
-    The libraries are the project's own, so that nothing is installed; compiled code is taken along.
+    The libraries are the project's own, so that nothing is installed; what has been compiled in
+    another checkout is taken along.
     """
     made = folder / "astrolabe"
     for name in _files():
         (made / name).parent.mkdir(parents=True, exist_ok=True)
         # With its times: numba takes compiled code for out of date whose source is newer.
         shutil.copy2(PROJECT / name, made / name)
-    for compiled in PROJECT.glob("*/**/kernel/__pycache__"):
-        if compiled.relative_to(PROJECT).parts[0] in ("predictor", "exp"):
-            shutil.copytree(compiled, made / compiled.relative_to(PROJECT), dirs_exist_ok=True)
+    for package in ("predictor", "exp"):
+        for compiled in (compiled_in / package).glob("**/kernel/__pycache__"):
+            shutil.copytree(compiled, made / compiled.relative_to(compiled_in))
     _make_environment(made)
     if (PROJECT / ".venv-vllm").exists():
         (made / ".venv-vllm").symlink_to((PROJECT / ".venv-vllm").resolve())
     return made
+
+
+def compile_kernel(checkout: Path) -> None:
+    """As ``exp/setup.sh`` does; a second where that is done already."""
+    command = [checkout / ".venv/bin/python", "-m", "predictor", "compile"]
+    subprocess.run(command, cwd=checkout, check=True, stdout=subprocess.DEVNULL)
 
 
 def _files() -> list[str]:

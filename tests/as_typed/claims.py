@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+import pytest
 
 from tests.as_typed.checkout import PROJECT
 
@@ -18,18 +20,37 @@ def types(*commands: str) -> Callable[[Test], Test]:
     """Say which commands a test types. It fails if it leaves one out: see ``Shell.check_typed``."""
 
     def decorate(test: Test) -> Test:
-        for command in commands:
-            TYPED.setdefault(command, []).append(f"{test.__module__}.{test.__name__}")
+        _claim(test, commands)
         test.commands = commands  # type: ignore[attr-defined]
         return test
 
     return decorate
 
 
-def commands_claimed_by(test: Callable[..., None]) -> tuple[str, ...]:
-    """Those that ``types`` was given."""
-    found: tuple[str, ...] = getattr(test, "commands", ())
+def types_each(*groups: tuple[str, ...]) -> Callable[[Test], Test]:
+    """The same for a test that is run once for each group: it gets it as ``commands``."""
+
+    def decorate(test: Test) -> Test:
+        for commands in groups:
+            _claim(test, commands)
+        names = [commands[0].split(" --")[0].split("/")[-1] for commands in groups]
+        decorated: Test = pytest.mark.parametrize("commands", groups, ids=names)(test)
+        return decorated
+
+    return decorate
+
+
+def commands_claimed_by(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Those that the running test was given by ``types`` or ``types_each``."""
+    found: tuple[str, ...] = getattr(request.function, "commands", ())
+    if hasattr(request.node, "callspec"):
+        found = request.node.callspec.params.get("commands", found)
     return found
+
+
+def _claim(test: Callable[..., None], commands: Sequence[str]) -> None:
+    for command in commands:
+        TYPED.setdefault(command, []).append(f"{test.__module__}.{test.__name__}")
 
 
 def is_a_test(node_id: str) -> bool:

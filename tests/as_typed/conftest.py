@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.as_typed.checkout import make_checkout
+from tests.as_typed.checkout import compile_kernel, make_checkout
 from tests.as_typed.claims import commands_claimed_by
 from tests.as_typed.network import Network
 from tests.as_typed.shell import Shell
@@ -29,7 +29,9 @@ def pytest_runtest_makereport(
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all tests that leave it as good as new."""
-    return make_checkout(tmp_path_factory.mktemp("clone"))
+    made = make_checkout(tmp_path_factory.mktemp("clone"))
+    compile_kernel(made)
+    return made
 
 
 @pytest.fixture
@@ -50,12 +52,21 @@ def network() -> Iterator[Network]:
 def shell(
     request: pytest.FixtureRequest, checkout: Path, network: Network, tmp_path: Path
 ) -> Iterator[Shell]:
-    """A terminal in the checkout. What was started in it is stopped, and what the test claims to
-    type must have been typed."""
-    made = Shell(checkout, network, tmp_path)
+    """A terminal in the checkout, with a network of its own."""
+    yield from _terminal(request, Shell(checkout, network, tmp_path))
+
+
+@pytest.fixture
+def open_shell(request: pytest.FixtureRequest, checkout: Path, tmp_path: Path) -> Iterator[Shell]:
+    """One that reaches what the machine reaches, for what has to be fetched."""
+    yield from _terminal(request, Shell(checkout, Network(is_own=False), tmp_path))
+
+
+def _terminal(request: pytest.FixtureRequest, made: Shell) -> Iterator[Shell]:
+    """What was started in it is stopped, and what the test claims to type must have been typed."""
     try:
         yield made
     finally:
         made.close()
     if request.node.stash.get(HAS_PASSED, False):
-        made.check_typed(commands_claimed_by(request.function))
+        made.check_typed(commands_claimed_by(request))

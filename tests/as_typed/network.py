@@ -27,13 +27,9 @@ class Network:
     """Where commands run: in a network namespace with a ``/dev/shm`` of its own, which has the
     snapshots that engines of fixed names publish; or in the open."""
 
-    def __init__(self) -> None:
-        self._holder = _try_hold()
-
-    @property
-    def is_own(self) -> bool:
-        """Whether nobody else can be on its ports."""
-        return self._holder is not None
+    def __init__(self, *, is_own: bool = True) -> None:
+        """``is_own`` asks for one of its own, where the system has them."""
+        self._holder = _try_hold() if is_own else None
 
     def enter(self, command: Sequence[str], folder: str) -> list[str]:
         """The command that runs ``command`` in there, in ``folder``."""
@@ -42,7 +38,10 @@ class Network:
         kinds = ["--net", "--mount"]
         if os.geteuid():
             kinds += ["--user", "--preserve-credentials"]
-        return ["nsenter", f"--target={self._holder.pid}", *kinds, f"--wd={folder}", *command]
+        # Not by --wd, which would leave the folder one of the mounts outside: files could then not
+        # be linked or renamed between it and absolute paths.
+        go = ["sh", "-c", 'cd "$0" && exec "$@"', folder]
+        return ["nsenter", f"--target={self._holder.pid}", *kinds, *go, *command]
 
     def port_in_use(self) -> int | None:
         """A documented port on which something else listens, if any; never in one of its own."""

@@ -110,9 +110,9 @@ class Shell:
 
     def start(
         self, command: str, *, ready: str, within_s: float = 60.0, written: str | None = None
-    ) -> None:
+    ) -> subprocess.Popen[str]:
         """Start a server, typed as it is written (``written`` where that has placeholders), and
-        wait until ``ready`` answers. It is stopped at the end of the test."""
+        wait until ``ready`` answers. It is stopped at the end of the test, or by ``stop``."""
         self.typed.append(written or command)
         process = self._popen(command, None, False, None)
         self._started.append(process)
@@ -121,6 +121,12 @@ class Shell:
             assert process.poll() is None, f"{command}\nended with {process.returncode}"
             assert time.monotonic() < give_up_s, f"{ready} does not answer after {within_s:.0f} s"
             time.sleep(0.2)
+        return process
+
+    def stop(self, process: subprocess.Popen[str]) -> None:
+        """End what ``start`` has started."""
+        self._started.remove(process)
+        _end(process)
 
     def answers(self, url: str) -> bool:
         """Whether GET is answered with 200."""

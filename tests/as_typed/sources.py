@@ -111,4 +111,4 @@ CHAPTER = _of(
     ),
 )
 SOURCES = (*ASTROLABE, *SLA, *CHAPTER)
-"""``adasplit.md`` and ``control_plane.md`` have no command lines: they name files and a Python API."""
+"""``adasplit.md`` and ``control_plane.md`` have none: they name files and a Python API."""

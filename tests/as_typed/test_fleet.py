@@ -13,7 +13,13 @@ GATEWAY = "http://127.0.0.1:8200"
 
 
 @pytest.mark.slow
-@types("bash exp/setup.sh", "bash exp/setup.sh --status", "bash exp/setup.sh --stop")
+@types(
+    "bash exp/setup.sh",
+    "bash astrolabe/exp/setup.sh",
+    "bash exp/setup.sh --status",
+    "bash exp/setup.sh --stop",
+    "bash exp/setup.sh --install-only --extras exp,analysis",
+)
 def test_the_first_command(shell: Shell) -> None:
     """A fleet of four units starts, answers 40 prompts, is shown healthy, and is stopped."""
     started = shell.type("bash exp/setup.sh").out
@@ -22,6 +28,9 @@ def test_the_first_command(shell: Shell) -> None:
     assert "All is healthy." in started
     decisions = json.loads(shell.get(f"{GATEWAY}/admin/decisions?limit=1000"))
     assert len(decisions) >= 40
+    again = shell.type("bash astrolabe/exp/setup.sh", above=True).out
+    assert "already running" in again
+    assert shell.type("bash exp/setup.sh --install-only --extras exp,analysis").out == ""
     assert {one["status"] for one in decisions} == {200}
     assert shell.type("bash exp/setup.sh --status").out.count(" healthy ") == 9
     assert shell.type("bash exp/setup.sh --stop").out.count("stopped  ") == 9

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.as_typed.claims import types
+from tests.as_typed.claims import types, types_each
 from tests.as_typed.shell import Shell
 from tests.as_typed.sources import ABLATION, MAIN_PLOT, PLOT, SCRIPTS
 
@@ -16,7 +16,6 @@ VARIABLE = "ASTROLABE_STUDY_OPTIONS"
 SMALL = "--quick --requests 20 --seeds 1 --processes 1"
 NO_CAPACITY = f"{SMALL} --no-capacity"
 MAIN = f"{SMALL} --systems round_robin,astrolabe"
-ABOVE = "bash astrolabe/exp/end_to_end_exp_scripts/"
 HERE = "bash exp/end_to_end_exp_scripts/"
 
 
@@ -67,24 +66,55 @@ def test_the_readmes_study(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-@types(
-    SCRIPTS + "ablation/po2_ablation_exp.sh",
-    f"python experiments_analysis/po2_plot.py --data-dir {ABLATION}/po2 {PLOT}",
+@types_each(
+    (
+        SCRIPTS + "ablation/po2_ablation_exp.sh",
+        f"python experiments_analysis/po2_plot.py --data-dir {ABLATION}/po2 {PLOT}",
+    ),
+    (
+        SCRIPTS + "ablation/burstiness_exp.sh",
+        f"python experiments_analysis/burstiness_plot.py --data-dir {ABLATION}/burstiness {PLOT}",
+    ),
+    (
+        SCRIPTS + "ablation/error_heatmap_exp.sh",
+        "python experiments_analysis/prediction_error_plot.py"
+        f" --data-dir {ABLATION}/prediction_error {PLOT}",
+    ),
+    (
+        SCRIPTS + "ablation/cpu_tracking_experiment.sh",
+        "python experiments_analysis/cpu_overhead_plot.py"
+        f" --data-dir {ABLATION}/cpu_tracker/sharegpt/min_new_request_latency {PLOT}",
+    ),
+    (
+        SCRIPTS + "a100_supplementary/full_comparison.sh",
+        "python experiments_analysis/llumnix_comparison_plot.py"
+        f" --data-dir {ABLATION}/llumnix_compare {PLOT}",
+    ),
 )
-def test_power_of_two(shell: Shell) -> None:
-    """The study and its figure."""
-    script, plot = test_power_of_two.commands  # type: ignore[attr-defined]
+def test_a_sources_study_and_its_figure(shell: Shell, commands: tuple[str, str]) -> None:
+    """The script runs, and the source's own command draws what it left."""
+    script, plot = commands
     results = check_study(shell, script, NO_CAPACITY, above=True)
-    check_plot(shell, plot, results, {"po2.png", "po2.pdf"})
+    check_plot(shell, plot, results, {one.name for one in results.glob("figures/*")})
 
 
 @pytest.mark.slow
-@types(
-    SCRIPTS + "ablation/burstiness_exp.sh",
-    f"python experiments_analysis/burstiness_plot.py --data-dir {ABLATION}/burstiness {PLOT}",
+@types_each(
+    (SCRIPTS + "ablation/auto_provision_exp.sh",),
+    (SCRIPTS + "ablation/extension_experiment.sh",),
 )
-def test_burstiness(shell: Shell) -> None:
-    """The study and its figure."""
-    script, plot = test_burstiness.commands  # type: ignore[attr-defined]
-    results = check_study(shell, script, NO_CAPACITY, above=True)
-    check_plot(shell, plot, results, {"burstiness.png", "burstiness.pdf"})
+def test_a_sources_study(shell: Shell, commands: tuple[str]) -> None:
+    """The script runs and draws its own figures."""
+    check_study(shell, commands[0], NO_CAPACITY, above=True)
+
+
+@pytest.mark.slow
+@types_each(
+    (HERE + "mixed/pools_experiment.sh",),
+    (HERE + "hetero/unequal_fleet.sh",),
+    (HERE + "prefix/multi_turn.sh",),
+    (HERE + "slo/goodput.sh",),
+)
+def test_a_study_of_the_readmes_table(shell: Shell, commands: tuple[str]) -> None:
+    """The script runs and draws its figures."""
+    check_study(shell, commands[0], NO_CAPACITY, above=False)
