@@ -31,7 +31,7 @@ def run_page(page: Path, shell: Shell) -> list[Step]:
         if block.language == "bash"
     )
     log = shell.home / "page.log"
-    (shell.home / "page.sh").write_text(f"set -euo pipefail\n{script}")
+    (shell.home / "page.sh").write_text(f"exec 2>&1\nset -eu\n{script}")
     shell.run_to_file(f"bash {shell.home / 'page.sh'}", log)
     printed = iter(re.split(rf"^{_MARK} \d+\n", log.read_text(), flags=re.M))
     steps: list[Step] = []
