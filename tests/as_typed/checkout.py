@@ -37,7 +37,7 @@ def make_checkout(folder: Path, compiled_in: Path = PROJECT) -> Path:
 
 def compile_kernel(checkout: Path) -> None:
     """As ``exp/setup.sh`` does; a second where that is done already."""
-    command = [checkout / ".venv/bin/python", "-m", "predictor", "compile"]
+    command = [str(checkout / ".venv/bin/python"), "-m", "predictor", "compile"]
     subprocess.run(command, cwd=checkout, check=True, stdout=subprocess.DEVNULL)
 
 

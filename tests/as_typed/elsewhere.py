@@ -35,9 +35,16 @@ _README = {
         "tests/deploy/test_ssh.py::test_deploy_answer_status_stop",
         "it needs hosts: there, an sshd on loopback stands for them",
     ),
+    "bash exp/setup.sh --backend vidur": Elsewhere(
+        "tests/deploy/test_local_fleet.py::test_stock_vidur_answers",
+        "typed there with ports of its own; the installing is held by test_setup_script",
+    ),
     "bash exp/start_units.sh": Elsewhere(
         "tests/deploy/test_start_units.py::test_start_mend_and_stop",
         "it needs eight GPUs: there, emulated engines stand for vLLM",
+    ),
+    "python -m length_estimation eval": Elsewhere(
+        TRAINING, "typed there by its other name, length_estimation/eval_roberta.py"
     ),
     "python -m exp.soak": Elsewhere(
         "tests/fleet/test_soak.py::test_a_fleet_in_trouble_loses_nothing",

@@ -50,7 +50,8 @@ def test_pages_that_need_hosts_have_a_test() -> None:
 def test_every_field_of_a_decision_is_explained() -> None:
     """The page has a row for each, and none for what is not there."""
     tables = (PAGES / "read_a_decision.md").read_text().split("And of each candidate:")
-    for table, kind in zip(tables, (Decision, CandidateView), strict=True):
+    kinds: tuple[type[msgspec.Struct], ...] = (Decision, CandidateView)
+    for table, kind in zip(tables, kinds, strict=True):
         rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
         explained = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
         assert explained == [field.name for field in msgspec.structs.fields(kind)]

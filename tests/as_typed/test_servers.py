@@ -24,7 +24,7 @@ TWO_HOSTS = (
     f"{GATEWAY} --unit a=http://host-a:8001,http://host-a:8101"
     " --unit b=http://host-b:8001,http://host-b:8101"
 )
-STATIC = f"{GATEWAY} --env-file config/router_static.env"
+DYNAMIC = f"{GATEWAY} --env-file config/router_dynamic.env"
 ADDRESS = "http://127.0.0.1:8200"
 QUESTION = {"model": "meta-llama/Llama-2-7b-hf", "prompt": "Where are the stars?", "max_tokens": 8}
 SCHEDULERS = tuple(one.command for one in SOURCES if one.command.startswith("--scheduler "))
@@ -89,15 +89,21 @@ def test_settings_without_effect_are_named(shell: Shell) -> None:
     assert all(one["why"] and one["remedy"] for one in settings["without_effect"])
 
 
-@types(STATIC)
-def test_adasplits_static_router(shell: Shell) -> None:
-    """The file's partition, limit and rules are those of the running gateway."""
+@pytest.mark.slow
+@types(DYNAMIC)
+def test_adasplits_routers(shell: Shell) -> None:
+    """Each file's partition, limit and rules are those of the running gateway."""
     start_unit(shell)
-    shell.start(f"{STATIC} {UNIT}", ready=f"{ADDRESS}/v1/models", written=STATIC)
-    settings = json.loads(shell.get(f"{ADDRESS}/admin/settings"))
-    assert settings["pools"] == "static"
-    assert settings["worker_concurrency_limit"] == 8
-    ask(shell)
+    for command, pools, stealing in (
+        (DYNAMIC, "qhap", "rasp"),
+        (DYNAMIC.replace("dynamic", "static"), "static", "off"),
+    ):
+        gateway = shell.start(f"{command} {UNIT}", ready=f"{ADDRESS}/v1/models", written=command)
+        settings = json.loads(shell.get(f"{ADDRESS}/admin/settings"))
+        assert (settings["pools"], settings["stealing"]) == (pools, stealing)
+        assert settings["worker_concurrency_limit"] == 8
+        ask(shell)
+        shell.stop(gateway)
 
 
 @types("bash exp/setup.sh --help", "bash exp/experiment.sh --help", "python -m predictor")

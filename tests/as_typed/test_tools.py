@@ -61,6 +61,18 @@ def test_the_benchmark_of_the_twin(shell: Shell) -> None:
     assert "round_robin" in printed
 
 
+@pytest.mark.vllm
+@types(".venv-vllm/bin/python -m benchmarks.plugin")
+def test_the_benchmark_of_the_plug_in(shell: Shell) -> None:
+    """Few steps of vLLM's real scheduler: it prints what the plug-in has cost them."""
+    printed = shell.type_instead(
+        ".venv-vllm/bin/python -m benchmarks.plugin",
+        ".venv-vllm/bin/python -m benchmarks.plugin --steps 50",
+        because="fewer steps do to see that it measures",
+    ).out
+    assert json.loads(printed.splitlines()[-1])["step_us"]
+
+
 @types("pip install .", "pip install --no-deps .", "python -m predictor compile")
 def test_installing_beside_vllm(open_shell: Shell) -> None:
     """What is installed is whole: sidecar, gateway with its page, the estimator with its model."""
