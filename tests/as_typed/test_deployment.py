@@ -27,9 +27,8 @@ def test_the_readmes_manifest(shell: Shell) -> None:
     finally:
         file.write_text(before)
     assert all(f"@{host}" in printed for host in hosts)
-    assert "vllm serve" in printed
-    assert "predictor serve" in printed
-    assert "global_scheduler" in printed
+    for words in ('"vllm", "serve"', '"predictor", "serve"', '"global_scheduler"'):
+        assert words in printed
 
 
 @types(SOURCE_GENERATE)
