@@ -14,6 +14,9 @@ EXTRAS = ("exp", "exp,analysis", "exp,estimator")
 """Those that the documents install: ``pip`` would find all of them in the project's own ``.venv``,
 which takes the place of having it look."""
 
+REAL_VLLM = (".venv-vllm", ".astrolabe/models/SmolLM2-135M-Instruct")
+"""What ``exp/vllm_cpu/install.sh`` has made, if it was run."""
+
 
 def make_checkout(folder: Path, compiled_in: Path = PROJECT) -> Path:
     """The project's files in ``folder/astrolabe``, with a ``.venv`` that runs these copies.
@@ -30,8 +33,10 @@ def make_checkout(folder: Path, compiled_in: Path = PROJECT) -> Path:
         for compiled in (compiled_in / package).glob("**/kernel/__pycache__"):
             shutil.copytree(compiled, made / compiled.relative_to(compiled_in))
     _make_environment(made)
-    if (PROJECT / ".venv-vllm").exists():
-        (made / ".venv-vllm").symlink_to((PROJECT / ".venv-vllm").resolve())
+    for name in REAL_VLLM:
+        if (PROJECT / name).exists():
+            (made / name).parent.mkdir(parents=True, exist_ok=True)
+            (made / name).symlink_to((PROJECT / name).resolve())
     return made
 
 
