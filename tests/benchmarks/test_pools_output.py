@@ -74,7 +74,7 @@ def test_a_result_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_benchmark_of_pools_prints_its_figures() -> None:
     """A short trace under two configurations: all answered, and compared."""
     figures = last_line(
-        *("benchmarks.pools", "--quick", "--units", "2", "--duration", "8"),
+        *("benchmarks.pools", "--quick", "--units", "2", "--duration", "5"),
         *("--configurations", "none", "predictive"),
     )
     assert (figures["units"], figures["seeds"]) == (2, 1)

@@ -176,8 +176,11 @@ async def _sent(running: Fleet, count: int) -> bool:
     return len(await running.decisions()) >= count
 
 
-async def test_waiting_for_units_that_have_gone_ends_with_a_503() -> None:
+async def test_waiting_for_units_that_have_gone_ends_with_a_503(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """After a while, in which one may come back."""
+    monkeypatch.setattr("global_scheduler.late_binding.HOPELESS_AFTER_S", 0.5)
     async with full_unit() as (running, _, _first):
         second = asyncio.ensure_future(send(running, "second"))
         await eventually(lambda: is_waiting(running, 1))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def emulated(folder: Path) -> dict[str, Any]:
 
 def hook(engine_url: str, url: str) -> dict[str, Any]:
     """A standby unit that another service starts."""
-    provisioner = {"kind": "webhook", "url": url, "timeout_s": 2}
+    provisioner = {"kind": "webhook", "url": url, "timeout_s": 60}
     return {"name": "s1", "engine_url": engine_url, "provisioner": provisioner}
 
 
@@ -127,18 +128,18 @@ def test_a_process_joins_serves_and_leaves(tmp_path: Path) -> None:
         slow = engine(SLOW_MS)
         async with gateway(tmp_path, emulated(tmp_path), slow) as running:
             assert (await running.complete(model=MODEL)).status_code == 200
-            await eventually(in_state(running, "serving"), 20)
+            await eventually(in_state(running, "serving"))
             shown = (await running.client.get("/admin/units")).json()
             assert [(unit["name"], unit["healthy"]) for unit in shown] == [
                 ("s1", True),
                 ("u0", True),
             ]
             slow.healthy = False  # only the standby unit is left to answer
-            await eventually(lambda: only_s1(running), 10)
+            await eventually(lambda: only_s1(running))
             answer = await running.complete(model=MODEL, max_tokens=5)
             assert answer.headers["x-astrolabe-unit"] == "s1"
             slow.healthy, slow.predict = True, lambda batch: FAST_MS
-            await eventually(in_state(running, "off"), 20)
+            await eventually(in_state(running, "off"))
             assert [u["name"] for u in (await running.client.get("/admin/units")).json()] == ["u0"]
             assert await running.metric('astrolabe_provisioning_actions_total{action="stop"} ') == 1
             assert not (tmp_path / "standby/s1.json").exists()
@@ -161,13 +162,13 @@ def test_the_end_of_the_gateway_stops_what_it_started(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with gateway_process(*options, "--keep-standby-units", "true") as client:
-            await eventually(lambda: is_up(client), 30)
+            await eventually(lambda: is_up(client))
         assert record.exists()
         async with gateway_process(*options, "--provisioning", "off") as client:
-            await eventually(lambda: is_up(client), 30)
+            await eventually(lambda: is_up(client))
         assert not record.exists()
         async with gateway_process(*options, "--provisioning", "off") as client:
-            await eventually(lambda: answers(client), 30)
+            await eventually(lambda: answers(client))
             assert not await is_up(client)
 
     asyncio.run(run())
@@ -224,18 +225,19 @@ def test_a_failing_provisioner_is_reported_and_not_hammered(tmp_path: Path) -> N
             serving(standby) as standby_url,
             gateway(tmp_path, hook(standby_url, url), engine(SLOW_MS)) as running,
         ):
-            for _ in range(30):
+            while not (shown := await state(running))["num_failures"]:
                 assert (await running.complete(model=MODEL)).status_code == 200
-                await asyncio.sleep(0.05)
-            shown = await state(running)
-            assert (shown["state"], shown["num_failures"]) == ("off", 1)
+            assert shown["state"] == "off"
             assert shown["last_error"] == f"{url}: status 500: quota used up"
             assert shown["retry_in_s"] > 0
-            assert await running.metric('astrolabe_provisioning_failures_total{unit="s1"} ') == 1
+            assert await running.metric('astrolabe_provisioning_failures_total{unit="s1"} ') >= 1
+            for _ in range(10):
+                assert (await running.complete(model=MODEL)).status_code == 200
             status = 200
-            await eventually(in_state(running, "serving"), 10)
-        assert [action for _, action in asked] == ["start", "start"]
-        assert asked[1][0] - asked[0][0] >= 2
+            await eventually(in_state(running, "serving"))
+        assert {action for _, action in asked} == {"start"}
+        assert len(asked) >= 2
+        assert all(later[0] - earlier[0] >= 2 for earlier, later in pairwise(asked))
 
     asyncio.run(run())
 
@@ -313,9 +315,10 @@ def test_a_unit_is_not_spare_while_the_others_engines_are_full(tmp_path: Path) -
 
 def test_what_waits_for_a_unit_counts_by_its_age(tmp_path: Path) -> None:
     """With all units full nothing is predicted for those that wait; their age starts a unit."""
+    may_end = asyncio.Event()
 
     async def stuck(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(4)
+        await may_end.wait()
         await reply(send, 200, COMPLETION)
 
     async def run() -> None:
@@ -323,12 +326,13 @@ def test_what_waits_for_a_unit_counts_by_its_age(tmp_path: Path) -> None:
         unit.behave = stuck
         standby = emulated(tmp_path)
         async with gateway(tmp_path, standby, unit, worker_concurrency_limit=1) as running:
-            first, second = await asyncio.gather(
-                running.complete(model=MODEL), running.complete(model=MODEL, max_tokens=5)
-            )
-            assert (first.status_code, second.status_code) == (200, 200)
-            used = {answer.headers["x-astrolabe-unit"] for answer in (first, second)}
-            assert used == {"s1", "u0"}
+            requests = [running.complete(model=MODEL, max_tokens=5) for _ in range(2)]
+            first, second = asyncio.as_completed(requests)
+            answer = await first
+            assert (answer.status_code, answer.headers["x-astrolabe-unit"]) == (200, "s1")
+            may_end.set()
+            answer = await second
+            assert (answer.status_code, answer.headers["x-astrolabe-unit"]) == (200, "u0")
 
     asyncio.run(run())
 
