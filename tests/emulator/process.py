@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from predictor.errors import SnapshotTorn
 from predictor.vllm_plugin.shared_memory import SnapshotReader
 from wire.snapshot import EngineSnapshot
 
@@ -60,7 +61,12 @@ class RunningEmulator:
 
     def snapshot(self) -> EngineSnapshot:
         """The state that it exports now."""
-        payload = SnapshotReader(self.engine_id).read()
+        with contextlib.closing(SnapshotReader(self.engine_id)) as reader:
+            while True:
+                # A writer that has lost its core in the midst of a write stays there for long.
+                with contextlib.suppress(SnapshotTorn):
+                    payload = reader.read()
+                    break
         return msgspec.msgpack.decode(payload, type=EngineSnapshot)
 
     def metric(self, name: str) -> float:

