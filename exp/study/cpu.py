@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -45,14 +46,17 @@ class CpuWatch:
 
     def _watch(self) -> None:
         before_s: dict[int, float] = {}
+        looked_at_s = time.monotonic()
         while not self._ended.wait(INTERVAL_S):
             now_s: dict[int, float] = {}
+            # A thread that waits for a core looks later than it wanted to.
+            last_s, looked_at_s = looked_at_s, time.monotonic()
             for figure, pids in _descendants(os.getpid()).items():
                 now_s |= {pid: seconds for pid in pids if (seconds := _try_cpu_s(pid)) is not None}
                 known = [pid for pid in pids if pid in now_s and pid in before_s]
                 if known:
                     used_s = sum(now_s[pid] - before_s[pid] for pid in known)
-                    self._samples[figure].append(used_s / INTERVAL_S)
+                    self._samples[figure].append(used_s / (looked_at_s - last_s))
             before_s = now_s
 
 

@@ -72,7 +72,7 @@ def test_steps_do_not_drift(tmp_path: Path) -> None:
         steps_when_idle = emulator.snapshot().step
         time.sleep(0.2)
         assert emulator.snapshot().step == steps_when_idle
-        took_s = []
+        took_s: list[float] = []
         while len(took_s) < 5 and min(took_s, default=math.inf) > 1.1 * expected_s:
             took_s.append(complete(emulator, "No drift", 400))
         assert min(took_s) == pytest.approx(expected_s, rel=0.1)

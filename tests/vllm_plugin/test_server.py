@@ -14,8 +14,9 @@ import msgspec
 import pytest
 
 from predictor.errors import ConfigurationError
+from predictor.vllm_plugin import server
 from predictor.vllm_plugin.publisher import SnapshotPublisher
-from predictor.vllm_plugin.server import IO_TIMEOUT_S, MAX_CONNECTIONS, MAX_REQUEST_BYTES
+from predictor.vllm_plugin.server import MAX_CONNECTIONS, MAX_REQUEST_BYTES
 from tests.vllm_plugin.snapshots import encoded_snapshot, new_engine_id
 
 
@@ -105,8 +106,11 @@ def test_bad_requests_are_refused(
     assert get(publisher, "/health")[0] == 200
 
 
-def test_trickling_readers_are_dropped_and_others_served(publisher: SnapshotPublisher) -> None:
+def test_trickling_readers_are_dropped_and_others_served(
+    publisher: SnapshotPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Connections that never finish a request are bounded, and time out."""
+    monkeypatch.setattr(server, "IO_TIMEOUT_S", 0.5)
     assert publisher.port
     hostile = []
     for _ in range(MAX_CONNECTIONS - 1):
@@ -119,13 +123,16 @@ def test_trickling_readers_are_dropped_and_others_served(publisher: SnapshotPubl
         connection.close()
 
 
-def test_reader_that_does_not_read_is_dropped(publisher: SnapshotPublisher) -> None:
+def test_reader_that_does_not_read_is_dropped(
+    publisher: SnapshotPublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reader that asks and asks without reading the answers loses its connection."""
+    monkeypatch.setattr(server, "IO_TIMEOUT_S", 0.5)
     assert publisher.port
     publisher.publish(bytes(4_000_000))
     with socket.create_connection(("127.0.0.1", publisher.port), timeout=60) as connection:
         connection.sendall(b"GET /snapshot HTTP/1.1\r\n\r\n" * 10)
-        time.sleep(IO_TIMEOUT_S + 0.5)
+        time.sleep(server.IO_TIMEOUT_S + 0.5)
         assert received_until_dropped(connection) < 10 * 4_000_000
     assert get(publisher, "/health")[0] == 200
 
