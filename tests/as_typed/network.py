@@ -52,7 +52,7 @@ class Network:
     def close(self) -> None:
         """Give it up; what runs in it should have ended."""
         if self._holder is not None:
-            self._holder.communicate(timeout=10)
+            self._holder.communicate(timeout=60)
 
 
 def _try_hold() -> subprocess.Popen[str] | None:
@@ -70,7 +70,7 @@ def _try_hold() -> subprocess.Popen[str] | None:
     assert holder.stdout is not None  # a pipe
     if holder.stdout.readline() == "up\n":
         return holder
-    holder.communicate(timeout=10)
+    holder.communicate(timeout=60)
     return None
 
 

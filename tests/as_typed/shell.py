@@ -21,7 +21,7 @@ import sys, urllib.error, urllib.request
 url, body = sys.argv[1:]
 request = urllib.request.Request(url, body.encode() or None, {"content-type": "application/json"})
 try:
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=240) as answer:
         print(answer.read().decode())
 except urllib.error.HTTPError as error:
     sys.exit(f"HTTP {error.code}: {error.read().decode()}")
@@ -59,7 +59,7 @@ class Shell:
         command: str,
         *,
         status: int = 0,
-        within_s: float = 240.0,
+        within_s: float = 800.0,
         env: Mapping[str, str] | None = None,
         above: bool = False,
     ) -> Ended:
@@ -82,7 +82,7 @@ class Shell:
         command: str,
         *,
         status: int = 0,
-        within_s: float = 240.0,
+        within_s: float = 800.0,
         env: Mapping[str, str] | None = None,
         above: bool = False,
     ) -> Ended:
@@ -97,7 +97,7 @@ class Shell:
         assert ended.status == status, f"{command}\nended with {ended.status}:\n{ended.said}"
         return ended
 
-    def run_to_file(self, command: str, log: Path, *, within_s: float = 240.0) -> None:
+    def run_to_file(self, command: str, log: Path, *, within_s: float = 800.0) -> None:
         """As ``run``, for a command that leaves servers behind, which would keep a pipe open: they
         are ended with it. What it printed is in ``log``."""
         with log.open("w") as file:
@@ -109,7 +109,7 @@ class Shell:
         assert status == 0, f"{command}\nended with {status}:\n{log.read_text()}"
 
     def start(
-        self, command: str, *, ready: str, within_s: float = 60.0, written: str | None = None
+        self, command: str, *, ready: str, within_s: float = 400.0, written: str | None = None
     ) -> subprocess.Popen[str]:
         """Start a server, typed as it is written (``written`` where that has placeholders), and
         wait until ``ready`` answers. It is stopped at the end of the test, or by ``stop``."""
@@ -162,7 +162,7 @@ class Shell:
             self.network.enter(command, "/"),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
 

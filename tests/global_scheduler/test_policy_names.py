@@ -108,7 +108,7 @@ def test_the_command_names_flags_and_values(
     """It ends with status 2 and one line."""
     command = [sys.executable, "-m", "global_scheduler", *arguments]
     ended = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"error: {flag}: ")
@@ -120,7 +120,7 @@ def test_help_tells_of_the_other_names() -> None:
     """Somebody who looks for one finds it."""
     command = [sys.executable, "-m", "global_scheduler", "--help"]
     shown = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=240, check=True
     ).stdout
     assert "another name for --policy" in shown
     assert "min_lunmnix_load" in shown

@@ -32,7 +32,7 @@ def run(
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
     )
 
 
