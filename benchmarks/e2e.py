@@ -1,4 +1,4 @@
-"""How well a whole fleet is foretold: prediction error, and how often the fastest unit is chosen.
+"""How well a whole fleet is predicted: prediction error, and how often the fastest unit is chosen.
 
 Starts a fleet of its own beside whatever runs, sends real ShareGPT prompts with Poisson arrivals
 through the gateway, and stops the fleet. Errors are relative to what the client observed, with the

@@ -184,7 +184,7 @@ def served_model(options: argparse.Namespace) -> ModelConfig:
 
 
 def units_plan(options: argparse.Namespace, model: ModelConfig, model_path: Path) -> Plan:
-    """What the options ask for. Sidecars foretell with the model's configuration at that path.
+    """What the options ask for. Sidecars predict with the model's configuration at that path.
 
     Raises:
         ConfigError: a value cannot be used.

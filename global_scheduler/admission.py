@@ -59,7 +59,7 @@ def admit(
     *,
     num_unknown: int = 0,
 ) -> Admission:
-    """Judge one request by what units foretell; ``forecasts`` has those that answered.
+    """Judge one request by what units predict; ``forecasts`` has those that answered.
 
     Without a goal it is sent. It is not held back or refused as long as the forecasts of
     ``num_unknown`` other units are missing: they might meet its goals.

@@ -1,4 +1,4 @@
-"""What the decision log shows of a choice: the reason in words, and what each unit foretold."""
+"""What the decision log shows of a choice: the reason in words, and what each unit predicted."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from global_scheduler.pools.base import Move
 from global_scheduler.queueing.waiting import RequestClass
 
 Purpose = Literal["prices", "threshold", "steal", "limit"]
-"""What a backlog is foretold for."""
+"""What a backlog is predicted for."""
 
 
 class PoolMetrics:
@@ -130,7 +130,7 @@ class BacklogMetrics:
         )
         self._missing = Counter(
             "astrolabe_backlogs_missing",
-            "Backlogs of which a sidecar did not foretell the end, by purpose and reason.",
+            "Backlogs of which a sidecar did not predict the end, by purpose and reason.",
             ["unit", "purpose", "reason"],
             registry=registry,
         )

@@ -130,7 +130,7 @@ class StealPermits:
     ) -> None:
         asked_s = self._clock()
         try:
-            forecast = await self._foretell(unit, room, waiting)
+            forecast = await self._predict(unit, room, waiting)
         finally:
             record.is_asking = False
         if forecast is not None and is_harmless(forecast):
@@ -141,7 +141,7 @@ class StealPermits:
             self._metrics.refused(wanted)
         record.not_before_s = self._clock() + HOLD_OFF_S
 
-    async def _foretell(self, unit: Unit, room: Room, waiting: Waiting) -> StealForecast | None:
+    async def _predict(self, unit: Unit, room: Room, waiting: Waiting) -> StealForecast | None:
         answer = await self._backlogs.try_ask(
             unit, [waiting], "steal", limit=room.limit, deadline_s=DEADLINE_S
         )

@@ -1,4 +1,4 @@
-"""Simple ways to foretell output lengths, which a trained estimator has to beat.
+"""Simple ways to predict output lengths, which a trained estimator has to beat.
 
 They learn from first turns and see the prompt's text alone. The lengths' spread about a prediction
 is that of the training data, the same factor for every prompt.
@@ -36,7 +36,7 @@ class TooFewExamples(ValueError):
 
 
 class Baseline(Protocol):
-    """Learns from answered requests and foretells others."""
+    """Learns from answered requests and predicts others."""
 
     def fit(self, examples: Sequence[Example]) -> None:
         """Learn, once.
@@ -46,7 +46,7 @@ class Baseline(Protocol):
         """
 
     def predict(self, questions: Sequence[LengthQuestion]) -> Predictions:
-        """Foretell, once ``fit`` was called."""
+        """Predict, once ``fit`` was called."""
 
 
 class ConstantBaseline:

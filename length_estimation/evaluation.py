@@ -1,4 +1,4 @@
-"""Holds methods that foretell output lengths against answers whose lengths are known."""
+"""Holds methods that predict output lengths against answers whose lengths are known."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KINDS: Mapping[str, Callable[[Example], bool]] = {
 
 
 class Method(Protocol):
-    """Anything that foretells output lengths."""
+    """Anything that predicts output lengths."""
 
     def predict(self, questions: Sequence[LengthQuestion]) -> Predictions:
         """One prediction a question, in their order."""

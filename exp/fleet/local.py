@@ -26,7 +26,7 @@ VLLM_CPU_GATEWAY = MappingProxyType({"tokenizer": VLLM_CPU_MODEL, "prediction_de
 """Sidecars share the cores with the engines: their answers are late more often than wrong."""
 VIDUR_GATEWAY = MappingProxyType({"prediction_deadline_ms": "5000"})
 """Stock Vidur takes tens of milliseconds a what-if and a second for its first, more where sidecars
-share the cores. Missing answers would say nothing of what it foretells."""
+share the cores. Missing answers would say nothing of what it predicts."""
 VLLM_CPU_PYTHON = ".venv-vllm/bin/python"
 EMULATED_SEED = 1
 EMULATED_NOISE = 0.05

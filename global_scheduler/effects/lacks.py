@@ -6,7 +6,7 @@ from global_scheduler.effects.base import Lack, Running
 from global_scheduler.queueing import ORDERS
 
 WITH_SIDECARS = "units with a sidecar, as NAME=ENGINE_URL,PREDICTOR_URL"
-FORETELLING = "a policy that asks for what-ifs, such as min_total_delay, or latency goals (--slo)"
+PREDICTING = "a policy that asks for what-ifs, such as min_total_delay, or latency goals (--slo)"
 BUT_FOR_GOALS = "(but for requests whose headers name latency goals)"
 
 
@@ -19,18 +19,16 @@ def of_questions(running: Running) -> Lack | None:
     """No sidecar is asked anything about a request."""
     if (lack := of_sidecars(running)) or running.needs != "nothing" or running.goals:
         return lack
-    return Lack(f"policy {running.settings.policy} asks no sidecar {BUT_FOR_GOALS}", FORETELLING)
+    return Lack(f"policy {running.settings.policy} asks no sidecar {BUT_FOR_GOALS}", PREDICTING)
 
 
 def of_forecasts(running: Running) -> Lack | None:
-    """Nobody foretells what a request would meet."""
+    """Nobody predicts what a request would meet."""
     if lack := of_sidecars(running):
         return lack
     if running.needs in ("simulation", "costs") or running.goals:
         return None
-    return Lack(
-        f"policy {running.settings.policy} asks for no what-if {BUT_FOR_GOALS}", FORETELLING
-    )
+    return Lack(f"policy {running.settings.policy} asks for no what-if {BUT_FOR_GOALS}", PREDICTING)
 
 
 def of_waiting(running: Running) -> Lack | None:
@@ -38,15 +36,15 @@ def of_waiting(running: Running) -> Lack | None:
     settings = running.settings
     if running.may_fill_up or (of_pools(running) is None and _long_ones_may_wait(running)):
         return None
-    unforetold = of_forecasts(running)
-    if unforetold is None:
+    unpredicted = of_forecasts(running)
+    if unpredicted is None:
         has_deadlines = any(goal.ttft_ms for goal in running.goals)
         if settings.hold_above_ms != "never" or (settings.slo_miss == "wait" and has_deadlines):
             return None
-        unforetold = Lack("--hold-above-ms is never", "--hold-above-ms")
+        unpredicted = Lack("--hold-above-ms is never", "--hold-above-ms")
     return Lack(
-        f"nothing waits in the gateway: units have no limit, and {unforetold.why}",
-        f"--worker-concurrency-limit (8 or auto), or {unforetold.remedy}",
+        f"nothing waits in the gateway: units have no limit, and {unpredicted.why}",
+        f"--worker-concurrency-limit (8 or auto), or {unpredicted.remedy}",
     )
 
 

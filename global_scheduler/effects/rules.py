@@ -51,7 +51,7 @@ def _drawing(running: Running) -> Lack | None:
     """Only some sidecars are asked."""
     if running.needs == "nothing" and not running.goals:
         why = f"policy {running.settings.policy} asks no sidecar {lacks.BUT_FOR_GOALS}"
-        return Lack(why, lacks.FORETELLING)
+        return Lack(why, lacks.PREDICTING)
     if running.units and running.settings.num_query_predictors >= len(running.units):
         return Lack("there are no more units than that, and all are asked", "a smaller number")
     return None
@@ -154,12 +154,12 @@ def _looks(running: Running) -> Lack | None:
 
 
 def _goals(running: Running) -> Lack | None:
-    """Sidecars foretell whether they are met, and some orders go by them."""
+    """Sidecars predict whether they are met, and some orders go by them."""
     lack = lacks.of_sidecars(running)
     is_ordered_by = running.settings.queue_order in ORDERS_BY_GOALS
     if lack is None or (is_ordered_by and lacks.of_waiting(running) is None):
         return None
-    return Lack(f"{lack.why} to foretell whether goals are met: they are only counted", lack.remedy)
+    return Lack(f"{lack.why} to predict whether goals are met: they are only counted", lack.remedy)
 
 
 def _shedding(running: Running) -> Lack | None:
@@ -199,14 +199,14 @@ def _joining(running: Running) -> Lack | None:
 
 
 def _preemptive(running: Running) -> Lack | None:
-    """What is foretold, and the age of what waits."""
+    """What is predicted, and the age of what waits."""
     if not running.standby_kinds or running.settings.provisioning != "preemptive":
         return None
-    unforetold, unheld = lacks.of_forecasts(running), lacks.of_waiting(running)
-    if unforetold is None or unheld is None:
+    unpredicted, unheld = lacks.of_forecasts(running), lacks.of_waiting(running)
+    if unpredicted is None or unheld is None:
         return None
-    why = f"{unforetold.why}, and nothing waits: only --min-units makes standby units join"
-    return Lack(why, f"--provisioning reactive, or {unforetold.remedy}")
+    why = f"{unpredicted.why}, and nothing waits: only --min-units makes standby units join"
+    return Lack(why, f"--provisioning reactive, or {unpredicted.remedy}")
 
 
 def _standby_units(running: Running) -> Lack | None:

@@ -2,7 +2,7 @@
 
 A newcomer's own latency is what it asks for, but not all that it does: it slows the batch down for
 those that decode already, takes blocks that they will want, and goes before nobody only if its
-prompt is short. What-ifs foretell both. Its time to first token counts more than once: in a queue
+prompt is short. What-ifs predict both. Its time to first token counts more than once: in a queue
 nobody suffers but the newcomer, so that without this weight it would be sent to wait behind others.
 
 What-ifs see the prefill that a warm unit saves, but neither the prefixes that a second copy pushes

@@ -21,7 +21,7 @@ class PooledUnit:
 
 @dataclass(frozen=True, slots=True)
 class SplitPrice:
-    """What the queues would meet with some number of long units, as sidecars foretell."""
+    """What the queues would meet with some number of long units, as sidecars predict."""
 
     num_requests: int
     """That were asked about."""

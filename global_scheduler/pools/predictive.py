@@ -1,4 +1,4 @@
-"""Moves a unit when sidecars foretell that both classes together fare better for it.
+"""Moves a unit when sidecars predict that both classes together fare better for it.
 
 The price of a split is what its queues would meet under it (``pricing.py``). A move must gain more
 than it costs, and must seem right several times in a row: forecasts of a few seconds hold little.

@@ -1,4 +1,4 @@
-"""What the queues would meet under each split of the units, as their sidecars foretell it. Pure.
+"""What the queues would meet under each split of the units, as their sidecars predict it. Pure.
 
 ``upcoming`` is what has to be served soon, ``plan`` shares it out among the units of a split; each
 share is a question to one unit's sidecar, and ``price`` adds the answers up.
@@ -142,10 +142,10 @@ def _ttfts_s(share: Sequence[Waiting], forecast: ShareForecast, now_s: float) ->
     The forecast has all of them come at once. How much later a request gets its first token than
     the one before it is the work it adds; it can begin when both it and its turn have come.
     """
-    foretold_s = free_s = 0.0
+    predicted_s = free_s = 0.0
     for one, ttft_s in zip(share, forecast.ttft_s, strict=True):
-        work_s = max(0.0, ttft_s - foretold_s)
-        foretold_s += work_s
+        work_s = max(0.0, ttft_s - predicted_s)
+        predicted_s += work_s
         free_s = max(free_s, one.arrived_s - now_s) + work_s
         yield now_s + free_s - one.arrived_s
 

@@ -19,7 +19,7 @@ class PoolSettings(BaseModel):
         default="none",
         description="how units are divided between short and long requests: none (every unit "
         "serves both), static (--num-long-units), qhap (by the length of the queue) or predictive "
-        "(as sidecars foretell is best)",
+        "(as sidecars predict is best)",
     )
     long_threshold_tokens: PositiveFloat = Field(
         default=THRESHOLD_TOKENS,
@@ -27,7 +27,7 @@ class PoolSettings(BaseModel):
     )
     learn_threshold: bool = Field(
         default=False,
-        description="let the threshold follow what sidecars foretell: the one with the fewest "
+        description="let the threshold follow what sidecars predict: the one with the fewest "
         "missed latency goals, between a quarter and four times the given one",
     )
     num_long_units: NonNegativeInt = Field(

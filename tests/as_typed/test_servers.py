@@ -50,7 +50,7 @@ def last_decision(shell: Shell) -> dict[str, object]:
 
 @types(SIDECAR, TWO_HOSTS)
 def test_a_sidecar_and_a_gateway(shell: Shell) -> None:
-    """As typed, the sidecar foretells; so does the gateway, its hosts being on this machine."""
+    """As typed, the sidecar predicts; so does the gateway, its hosts being on this machine."""
     start_unit(shell)
     question = {"request_id": "q", "num_prompt_tokens": 300, "expected_output_tokens": 80}
     assert shell.post("http://127.0.0.1:8101/predict", question)["e2e_ms"] > 0

@@ -19,7 +19,7 @@ from wire.snapshot import SequenceState
 
 
 def test_replay_agrees_with_the_engine(tmp_path: Path) -> None:
-    """With known lengths and no noise, the end of a newcomer is foretold within a tenth.
+    """With known lengths and no noise, the end of a newcomer is predicted within a tenth.
 
     It never ends sooner; where this process or the engine lost its core, the next one tells.
     """
@@ -27,16 +27,16 @@ def test_replay_agrees_with_the_engine(tmp_path: Path) -> None:
     ratios: list[float] = []
     with run_emulator(tmp_path, max_batch_size=5) as emulator:
         while len(ratios) < 5 and min(ratios, default=math.inf) > 1.1:
-            foretold, observed_s = newcomer(emulator, model, len(ratios))
-            assert foretold.queue_s > 0.1
-            ratios.append(observed_s / foretold.e2e_s)
+            predicted, observed_s = newcomer(emulator, model, len(ratios))
+            assert predicted.queue_s > 0.1
+            ratios.append(observed_s / predicted.e2e_s)
     assert min(ratios) == pytest.approx(1.0, abs=0.1)
 
 
 def newcomer(
     emulator: RunningEmulator, model: ModelConfig, attempt: int
 ) -> tuple[FinishTimes, float]:
-    """What is foretold for one that has to queue, and the seconds that it took. No attempt has a
+    """What is predicted for one that has to queue, and the seconds that it took. No attempt has a
     prompt of another one."""
     with ThreadPoolExecutor(8) as pool:
         # Seven requests for five places.
@@ -51,10 +51,10 @@ def newcomer(
         # The replay takes a while, too; the newcomer would have queued meanwhile.
         now_s = time.time()
         step_time = RooflineStepTime(model, find_gpu("A30"))
-        foretold = finish_times(snapshot, {}, new, step_time, now_s)
+        predicted = finish_times(snapshot, {}, new, step_time, now_s)
         complete(emulator, "abcde"[attempt] * 1000, 120)
         observed_s = time.time() - now_s
         for other in others:
             other.result()
-    assert foretold is not None
-    return foretold, observed_s
+    assert predicted is not None
+    return predicted, observed_s

@@ -85,12 +85,12 @@ def test_errors_reach_the_client_as_the_right_exceptions(fleet: RunningFleet) ->
         assert client.completions.create(model=MODEL, prompt="x", max_tokens=1).choices
 
 
-def test_an_idle_fleet_is_foretold(fleet: RunningFleet) -> None:
+def test_an_idle_fleet_is_predicted(fleet: RunningFleet) -> None:
     """With a known length, the median error of E2E on idle units is small."""
     errors = []
     with fleet.client() as client:
         for index in range(12):
-            name = f"foretold-{index}"
+            name = f"predicted-{index}"
             client.completions.create(
                 model=MODEL,
                 prompt=f"{index} stars",
@@ -99,7 +99,7 @@ def test_an_idle_fleet_is_foretold(fleet: RunningFleet) -> None:
                 extra_headers={"x-request-id": name},
             )
     for decision in fleet.get("/admin/decisions"):
-        if decision["request_id"].startswith("foretold") and decision["predicted_e2e_ms"]:
+        if decision["request_id"].startswith("predicted") and decision["predicted_e2e_ms"]:
             # Compared a token: the expected length is still being learnt.
             predicted = decision["predicted_e2e_ms"] / decision["expected_output_tokens"]
             errors.append(abs(predicted * 30 / decision["observed_e2e_ms"] - 1))

@@ -99,14 +99,14 @@ class ScriptedEngine:
     """An engine and its sidecar.
 
     ``behave`` answers generations. ``predict`` predicts E2E in ms, unless ``answer_questions``
-    stands in for that part of the sidecar; ``foretell`` and ``answer_backlogs`` do the same for
-    backlogs.
+    stands in for that part of the sidecar; ``predict_backlog`` and ``answer_backlogs`` do the same
+    for backlogs.
     """
 
     behave: Behaviour = whole
     predict: Callable[[PredictBatchRequest], float] = lambda batch: 100.0
     answer_questions: Behaviour | None = None
-    foretell: Callable[[BacklogRequest], BacklogPrediction] = lambda asked: worked_off(asked)
+    predict_backlog: Callable[[BacklogRequest], BacklogPrediction] = lambda asked: worked_off(asked)
     answer_backlogs: Behaviour | None = None
     models: tuple[str, ...] = ("m",)
     healthy: bool = True
@@ -131,7 +131,7 @@ class ScriptedEngine:
         elif scope["path"] == "/predict/batch":
             await self._predict(scope, body, receive, send)
         elif scope["path"] == "/predict/backlog":
-            await self._foretell(scope, body, receive, send)
+            await self._predict_backlog(scope, body, receive, send)
         else:
             headers = {name.decode(): value.decode() for name, value in scope["headers"]}
             self.requests.append((headers, body))
@@ -149,13 +149,15 @@ class ScriptedEngine:
         ]
         await reply(send, 200, msgspec.json.encode(PredictBatchResponse(predictions=answers)))
 
-    async def _foretell(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+    async def _predict_backlog(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send
+    ) -> None:
         backlog = msgspec.json.decode(body, type=BacklogRequest)
         self.backlogs.append(backlog)
         if self.answer_backlogs is not None:
             await self.answer_backlogs(scope, body, receive, send)
         else:
-            await reply(send, 200, msgspec.json.encode(self.foretell(backlog)))
+            await reply(send, 200, msgspec.json.encode(self.predict_backlog(backlog)))
 
 
 def worked_off(backlog: BacklogRequest, num_slo_broken: int = 0) -> BacklogPrediction:

@@ -25,7 +25,7 @@ from tests.global_scheduler.fleet import (
 from wire.prediction import PredictBatchRequest, PredictBatchResponse, Slo
 
 
-def foretelling(ttft_ms: float, e2e_ms: float, tpot_ms: float = 1.0) -> Behaviour:
+def predicting(ttft_ms: float, e2e_ms: float, tpot_ms: float = 1.0) -> Behaviour:
     """A sidecar that always says the same."""
 
     async def answer(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
@@ -40,8 +40,8 @@ def foretelling(ttft_ms: float, e2e_ms: float, tpot_ms: float = 1.0) -> Behaviou
 
 
 def unit(ttft_ms: float, e2e_ms: float, tpot_ms: float = 1.0) -> ScriptedEngine:
-    """A unit for which its sidecar foretells this."""
-    return ScriptedEngine(answer_questions=foretelling(ttft_ms, e2e_ms, tpot_ms))
+    """A unit for which its sidecar predicts this."""
+    return ScriptedEngine(answer_questions=predicting(ttft_ms, e2e_ms, tpot_ms))
 
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +107,7 @@ async def test_waiting_ends_when_a_unit_can_meet_the_goal() -> None:
         sent = asyncio.ensure_future(running.complete(headers={"x-slo-ttft-ms": "60000"}))
         await asyncio.sleep(0.3)
         assert not sent.done()
-        engine.answer_questions = foretelling(20.0, 40.0)
+        engine.answer_questions = predicting(20.0, 40.0)
         answer = await sent
         assert float(answer.headers["x-astrolabe-waited-ms"]) < 50_000
         assert answer.status_code == 200

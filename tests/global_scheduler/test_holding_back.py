@@ -1,4 +1,4 @@
-"""Requests wait in the gateway rather than in engines that are foretold to let them queue."""
+"""Requests wait in the gateway rather than in engines that are predicted to let them queue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 
 def queueing(queue_ms: float) -> Behaviour:
-    """A sidecar that foretells this much waiting, whatever is asked."""
+    """A sidecar that predicts this much waiting, whatever is asked."""
 
     async def answer(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         batch = msgspec.json.decode(body, type=PredictBatchRequest)
@@ -46,7 +46,7 @@ def queueing(queue_ms: float) -> Behaviour:
 async def busy_unit(
     queue_ms: float, *others: ScriptedEngine, **settings: Any
 ) -> AsyncIterator[tuple[Fleet, Gate, ScriptedEngine]]:
-    """Unit u0 has one request and foretells this much waiting for the next one."""
+    """Unit u0 has one request and predicts this much waiting for the next one."""
     gate = Gate()
     engine = ScriptedEngine(behave=gate, answer_questions=queueing(0.0))
     async with fleet(engine, *others, **settings) as running:
@@ -76,7 +76,7 @@ async def _answer(sent: asyncio.Future[httpx.Response]) -> httpx.Response:
 
 
 async def test_a_request_waits_until_its_engine_would_take_it_soon() -> None:
-    """It is not sent while it would only queue, and goes when that is foretold to be over."""
+    """It is not sent while it would only queue, and goes when that is predicted to be over."""
     async with busy_unit(3_000.0, hold_above_ms=500) as (running, gate, engine):
         sent = asyncio.ensure_future(running.complete())
         await eventually(lambda: _is_held(running))
@@ -90,7 +90,7 @@ async def test_a_request_waits_until_its_engine_would_take_it_soon() -> None:
         assert float(answer.headers["x-astrolabe-waited-ms"]) > 300
 
 
-async def test_a_free_unit_takes_a_request_whatever_is_foretold() -> None:
+async def test_a_free_unit_takes_a_request_whatever_is_predicted() -> None:
     """Nobody is held back by a forecast while a unit has nothing to do."""
     async with busy_unit(60_000.0, hold_above_ms=0) as (running, gate, _):
         sent = asyncio.ensure_future(running.complete())
@@ -118,7 +118,7 @@ async def test_who_does_not_hold_back_sends_at_once(settings: dict[str, Any]) ->
 
 
 async def test_lying_sidecars_hold_nobody_for_good() -> None:
-    """Where all foretell an hour, each unit still serves one request after the other."""
+    """Where all predict an hour, each unit still serves one request after the other."""
     engines = [ScriptedEngine(answer_questions=queueing(3_600_000.0)) for _ in range(2)]
     async with fleet(*engines, hold_above_ms=100) as running:
         answers = await asyncio.wait_for(

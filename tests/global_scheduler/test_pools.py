@@ -1,4 +1,4 @@
-"""Pools of a running gateway, with sidecars that foretell what a test wants."""
+"""Pools of a running gateway, with sidecars that predict what a test wants."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def mixing_is_dire(backlog: BacklogRequest) -> BacklogPrediction:
     return answer
 
 
-async def test_long_requests_are_confined_when_sidecars_foretell_that_it_is_worth_it() -> None:
+async def test_long_requests_are_confined_when_sidecars_predict_that_it_is_worth_it() -> None:
     """Until then, all units serve both classes; the admin API says why a unit has moved."""
-    engines = [ScriptedEngine(foretell=mixing_is_dire) for _ in range(3)]
+    engines = [ScriptedEngine(predict_backlog=mixing_is_dire) for _ in range(3)]
     async with crowd(*engines) as made:
         made.send(4, "hello")
         await eventually(lambda: is_waiting(made, "short", 1))
@@ -113,7 +113,7 @@ async def test_a_failing_look_at_the_pools_is_not_the_last(monkeypatch: pytest.M
     def fail(*given: object) -> None:
         raise RuntimeError("unforeseen")
 
-    engines = [ScriptedEngine(foretell=mixing_is_dire) for _ in range(2)]
+    engines = [ScriptedEngine(predict_backlog=mixing_is_dire) for _ in range(2)]
     async with crowd(*engines) as made:
         with monkeypatch.context() as broken:
             broken.setattr(control_loop, "prospect_of", fail)
@@ -133,7 +133,7 @@ async def test_a_drained_unit_is_replaced_in_its_pool() -> None:
         assert (await made.pools())["moves"][-1]["reason"] == "a long unit has gone"
 
 
-async def test_limits_are_derived_from_what_sidecars_foretell() -> None:
+async def test_limits_are_derived_from_what_sidecars_predict() -> None:
     """The largest batch that still meets the TPOT goal; a number turns that off again."""
 
     def slower_with_each(backlog: BacklogRequest) -> BacklogPrediction:
@@ -142,7 +142,7 @@ async def test_limits_are_derived_from_what_sidecars_foretell() -> None:
             item.queue_ms, item.tpot_ms = 0.0, 2.0 * (backlog.max_num_seqs or 0)
         return answer
 
-    engine = ScriptedEngine(foretell=slower_with_each)
+    engine = ScriptedEngine(predict_backlog=slower_with_each)
     settings = {"worker_concurrency_limit": "auto", "auto_limit_tpot_ms": 40.0}
     async with crowd(engine, control_interval_s=0.01, **settings) as made:
         assert (await made.pools())["worker_concurrency_limit"] == "auto"
@@ -158,7 +158,7 @@ async def test_limits_are_derived_from_what_sidecars_foretell() -> None:
 
 async def test_a_threshold_is_learnt() -> None:
     """With 4000 tokens no request would be long; with 2000 the classes are kept apart."""
-    engines = [ScriptedEngine(foretell=mixing_is_dire) for _ in range(2)]
+    engines = [ScriptedEngine(predict_backlog=mixing_is_dire) for _ in range(2)]
     settings = {"long_threshold_tokens": 4_000.0, "learn_threshold": True}
     async with crowd(*engines, control_interval_s=0.02, **settings) as made:
         made.send(4, "hello")

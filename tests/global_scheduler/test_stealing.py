@@ -1,4 +1,4 @@
-"""Units that take requests of the other pool, with sidecars that foretell what a test wants."""
+"""Units that take requests of the other pool, with sidecars that predict what a test wants."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def test_other_rules_ask_no_sidecar(stealing: str) -> None:
 
 async def test_a_harmful_steal_is_refused() -> None:
     """A goal would be missed: the request waits on, and the sidecar is left alone a while."""
-    short = ScriptedEngine(foretell=lambda backlog: worked_off(backlog, num_slo_broken=1))
+    short = ScriptedEngine(predict_backlog=lambda backlog: worked_off(backlog, num_slo_broken=1))
     async with thieves(short) as made:
         await eventually(
             lambda: metric_is(made, 'astrolabe_steals_refused_total{class="long"} ', 2)

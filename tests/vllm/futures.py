@@ -1,4 +1,4 @@
-"""Futures of engines from a snapshot on: what vLLM's real scheduler did, and what we foretell.
+"""Futures of engines from a snapshot on: what vLLM's real scheduler did, and what we predict.
 
 The real ones are recorded in vLLM's environment; ours are played in the project's own, where the
 kernel is compiled.

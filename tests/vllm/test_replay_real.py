@@ -1,4 +1,4 @@
-"""The next batch of a live engine, foretold from each of its snapshots."""
+"""The next batch of a live engine, predicted from each of its snapshots."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def mispredicted(
 
 
 @pytest.mark.timeout(1800)
-async def test_next_batches_are_foretold(server: Server) -> None:
+async def test_next_batches_are_predicted(server: Server) -> None:
     """The next batch is exactly the one that the kernel expects, and the one that the reference
     expects. Requests that come in between are laid over, as a gateway that sent them would.
 
