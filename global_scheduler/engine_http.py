@@ -7,6 +7,7 @@ redirects, cookies, proxies or compression: what passes through the gateway need
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from typing import cast
 
@@ -17,6 +18,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 HIGH_WATER_BYTES = 256 << 10
 """Of an answer that its reader has not taken; then the engine has to wait."""
 LARGEST_HEAD_BYTES = 64 << 10
+"""Of a head, or of trailers, or of whatever else comes without a byte of body."""
 
 
 class BrokenOff(Exception):
@@ -132,7 +134,7 @@ class Connection(asyncio.Protocol):
         self._response = response = Response(self)
         self._is_head = is_head
         self._status, self._headers = 0, cast(RawHeaders, [])
-        self._head_bytes = 0
+        self._bodiless_bytes = 0
         self._ends_with_connection = self._is_paused = False
         self._silence_s, self._heard_s = silence_s, self._loop.time()
         self._is_total = is_total
@@ -159,8 +161,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Whether it can take a request."""
-        return not self._transport.is_closing()
+        """Whether it can take a request: the engine has neither closed it nor said more.
+
+        What the event loop has not read yet counts: it would be taken for the next answer.
+        """
+        return not self._transport.is_closing() and not self._unread.poll(0)
 
     def _check_silence(self) -> None:
         response = self._response
@@ -187,6 +192,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._unread = select.poll()
+        self._unread.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         response = self._response
@@ -195,15 +202,14 @@ class Connection(asyncio.Protocol):
             return
         if not self._is_total:
             self._heard_s = self._loop.time()
-        if not self._status:
-            self._head_bytes += len(data)
+        self._bodiless_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"no valid HTTP: {error}")
         else:
-            if not self._status and self._head_bytes > LARGEST_HEAD_BYTES:
-                self._fail(f"the head exceeds {LARGEST_HEAD_BYTES} bytes")
+            if self._bodiless_bytes > LARGEST_HEAD_BYTES:
+                self._fail(f"head or trailers exceed {LARGEST_HEAD_BYTES} bytes")
         response.wake()
 
     def eof_received(self) -> bool:
@@ -216,7 +222,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._response is not None:
-            is_stale = self._num_served > 0 and self._head_bytes == 0
+            is_stale = self._num_served > 0 and not self._status and not self._bodiless_bytes
             reason = f"connection lost: {exc}" if exc else "the engine closed the connection"
             self._fail(reason, was_stale=is_stale)
 
@@ -224,14 +230,20 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
+        if self._response is None:
+            self.close()  # more than was asked for: the next request must not get it
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._status:  # no trailers
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         status, response = self._parser.get_status_code(), self._response
-        if response is None or status < 200:
+        if response is None or 100 <= status < 200:
             return  # an interim answer; the final one follows
+        if not 200 <= status < 600:
+            self._fail(f"no valid HTTP: status {status}")
+            return
         self._status = response.status = status
         response.raw_headers = self._headers
         names = [name for name, _ in self._headers]
@@ -245,6 +257,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_body(self, body: bytes) -> None:
+        self._bodiless_bytes = 0
         response = self._response
         if response is not None and response.add(body) and not self._is_paused:
             self._is_paused = True
@@ -258,7 +271,9 @@ class Connection(asyncio.Protocol):
         response.complete()
         if self._is_paused:
             self._transport.resume_reading()
-        if self._parser.should_keep_alive():
+        # An engine that answers before it has read all may never read what follows either.
+        is_all_sent = not self._transport.get_write_buffer_size()
+        if is_all_sent and self._parser.should_keep_alive():
             self._num_served += 1
             self.idle_since_s = self._loop.time()
             self._idle.append(self)

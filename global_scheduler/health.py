@@ -63,7 +63,8 @@ class HealthChecker:
                 f"{unit.engine_url}/metrics",
                 timeout=self._timeout,
                 headers=self._headers,
-                raise_for_status=True,
+                allow_redirects=False,
+                raise_for_status=_check_status,
             ) as response:
                 size = try_cache_size(await response.text())
         except (aiohttp.ClientError, asyncio.TimeoutError, UnicodeDecodeError):
@@ -73,7 +74,10 @@ class HealthChecker:
 
     async def _models(self, unit: Unit) -> dict[str, ModelCard]:
         async with self._session.get(
-            f"{unit.engine_url}/health", timeout=self._timeout, raise_for_status=True
+            f"{unit.engine_url}/health",
+            timeout=self._timeout,
+            allow_redirects=False,
+            raise_for_status=_check_status,
         ):
             pass
         # A known engine's models do not change while it stays healthy.
@@ -83,7 +87,21 @@ class HealthChecker:
             f"{unit.engine_url}/v1/models",
             timeout=self._timeout,
             headers=self._headers,
-            raise_for_status=True,
+            allow_redirects=False,
+            raise_for_status=_check_status,
         ) as response:
             cards = msgspec.json.decode(await response.read(), type=_ModelList).data
         return {card["id"]: card for card in cards if isinstance(card.get("id"), str)}
+
+
+async def _check_status(response: aiohttp.ClientResponse) -> None:
+    """A redirect is a failure, too: requests for the unit would not follow it."""
+    if response.status < 300:
+        return
+    response.release()
+    raise aiohttp.ClientResponseError(
+        response.request_info,
+        response.history,
+        status=response.status,
+        message=response.reason or "",
+    )

@@ -31,7 +31,13 @@ from global_scheduler.serving import (
     set_up_logging,
     tune_collector,
 )
-from global_scheduler.upstream import CONNECT_TIMEOUT_S, HOP_BY_HOP, KEEPALIVE_S, Upstream
+from global_scheduler.upstream import (
+    CONNECT_TIMEOUT_S,
+    HOP_BY_HOP,
+    KEEPALIVE_S,
+    Upstream,
+    without,
+)
 from global_scheduler.workers.channel import Channel
 from global_scheduler.workers.messages import Configured, FromScheduler, Refused
 from global_scheduler.workers.remote_generations import RemoteGenerations
@@ -53,7 +59,7 @@ class Forwarding:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request; see ``pass_through.PassThrough``."""
         body = await exchange.body(self._max_body_bytes)
-        headers = [header for header in exchange.scope["headers"] if header[0] not in NOT_SENT_ON]
+        headers = without(NOT_SENT_ON, exchange.scope["headers"])
         method, target = exchange.scope["method"], exchange.target
         async with exchange.until_client_leaves():
             asked = self._pool.request(
@@ -64,8 +70,7 @@ class Forwarding:
             except (OSError, BrokenOff) as error:
                 raise Unavailable(f"the scheduler does not answer: {error}") from error
             async with response:
-                returned = [one for one in response.raw_headers if one[0] not in HOP_BY_HOP]
-                await exchange.start(response.status, returned)
+                await exchange.start(response.status, without(HOP_BY_HOP, response.raw_headers))
                 try:
                     while chunk := await response.read_some():
                         await exchange.send(chunk)
