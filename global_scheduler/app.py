@@ -20,6 +20,7 @@ from global_scheduler.dashboard import dashboard_router
 from global_scheduler.effects.live import running_of
 from global_scheduler.effects.rules import without_effect
 from global_scheduler.errors import BadRequest, GatewayError, NotFound
+from global_scheduler.exchange import check_host
 from global_scheduler.gateway import Gateway
 from global_scheduler.lengths import Lengths, open_estimator
 from global_scheduler.metrics import GatewayMetrics
@@ -59,6 +60,16 @@ class App:
         """ASGI."""
         if scope["type"] == "http" and scope["path"].startswith("/v1/") and self._gateway:
             await self._gateway(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        else:
+            await self._control(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            check_host(scope)
+        except BadRequest as error:
+            await _error_answer(error)(scope, receive, send)
         else:
             await self._control(scope, receive, send)
 
@@ -188,11 +199,14 @@ def _request_log(settings: GatewaySettings, metrics: GatewayMetrics) -> RequestL
 
 def _add_error_handlers(control: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
-        known = error if isinstance(error, GatewayError) else _translated(error)
-        return Response(known.body(), known.status, media_type="application/json")
+        return _error_answer(error if isinstance(error, GatewayError) else _translated(error))
 
     for kind in (GatewayError, RequestValidationError, HTTPException):
         control.add_exception_handler(kind, answer)
+
+
+def _error_answer(error: GatewayError) -> Response:
+    return Response(error.body(), error.status, media_type="application/json")
 
 
 def _translated(error: Exception) -> GatewayError:

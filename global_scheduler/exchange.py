@@ -11,7 +11,7 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from global_scheduler.engine_http import RawHeaders
-from global_scheduler.errors import BodyTooLarge, GatewayError, RequestTimeout
+from global_scheduler.errors import BadRequest, BodyTooLarge, GatewayError, RequestTimeout
 
 BODY_TIMEOUT_S = 30.0
 DRAIN_FACTOR = 8
@@ -25,6 +25,19 @@ CLIENT_CLOSED_REQUEST = 499
 
 class ClientGone(Exception):
     """The client closed its connection before it had its answer."""
+
+
+def check_host(scope: Scope) -> None:
+    """See that an HTTP request says once whom it is for; HTTP/1.0 need not say it at all.
+
+    Raises:
+        BadRequest: it does not (RFC 9112, section 3.2).
+    """
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) > 1:
+        raise BadRequest(f"a request has one Host header, not {len(hosts)}", param="host")
+    if not hosts and scope["http_version"] != "1.0":
+        raise BadRequest("a request needs a Host header", param="host")
 
 
 class Caller(Protocol):

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from global_scheduler.bodies import GenerationRequest, parse_chat, parse_completion
 from global_scheduler.errors import BadRequest, GatewayError, NotFound, Unauthorized
-from global_scheduler.exchange import CLIENT_CLOSED_REQUEST, ClientGone, Exchange
+from global_scheduler.exchange import CLIENT_CLOSED_REQUEST, ClientGone, Exchange, check_host
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class Gateway:
         """One request; every error ends here."""
         exchange = Exchange(scope, receive, send, _request_id(scope))
         try:
+            check_host(scope)
             self._check_key(exchange)
             await self._route(exchange)
         except ClientGone:

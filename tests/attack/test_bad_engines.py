@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 
+import anyio
 import httpx
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from tests.attack.bad_engine import (
     honest,
     http,
 )
-from tests.global_scheduler.fleet import ScriptedEngine, fleet, prediction, reply
+from tests.global_scheduler.fleet import Fleet, ScriptedEngine, fleet, prediction, reply
 from wire.prediction import PredictBatchRequest, PredictBatchResponse
 
 pytestmark = pytest.mark.anyio
@@ -327,3 +328,31 @@ async def test_what_the_gateway_adds_cannot_be_struck_out() -> None:
     (call,) = bad.calls
     assert ("authorization", "Bearer secret") in call.headers
     assert {"x-request-id", "host"} <= headers_of(call)
+
+
+# Whom a request is for
+
+
+async def status_of(running: Fleet, request: bytes) -> int:
+    """The answer's to these bytes."""
+    url = running.client.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(request)
+    with anyio.fail_after(60):
+        line = await reader.readline()
+    writer.close()
+    return int(line.split()[1])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_request_says_once_whom_it_is_for(workers: int) -> None:
+    """No Host or two are refused, wherever it leads; HTTP/1.0 may leave it out."""
+    async with fleet(ScriptedEngine(), workers=workers) as running:
+        for path in (b"/v1/models", b"/health", b"/admin/units"):
+            asked = b"GET " + path + b" HTTP/1.1\r\n"
+            assert await status_of(running, asked + b"host: a\r\n\r\n") == 200
+            assert await status_of(running, asked + b"\r\n") == 400
+            assert await status_of(running, asked + b"host: a\r\nhost: a\r\n\r\n") == 400
+            asked = b"GET " + path + b" HTTP/1.0\r\n"
+            assert await status_of(running, asked + b"\r\n") == 200
+            assert await status_of(running, asked + b"host: a\r\nhost: b\r\n\r\n") == 400
