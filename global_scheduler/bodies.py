@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from global_scheduler.errors import BadRequest
 from wire.length import LengthQuestion
 from wire.prediction import MAX_PRIORITY, MAX_TOKENS
+
+MOST_ANSWERS = 16_384
+"""To one prompt: vLLM refuses more (``VLLM_MAX_N_SEQUENCES``, vLLM 0.32)."""
+
+_TokenId = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""As wide as messages between processes can hold; what is no token is for the engine to say."""
 
 
 class _StreamOptions(msgspec.Struct):
@@ -22,12 +28,13 @@ class _Body(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
+    best_of: int | None = None
     priority: int | None = None
     user: str | None = None
 
 
 class _CompletionBody(_Body):
-    prompt: str | list[int | str | list[int]] | None = None
+    prompt: str | list[_TokenId | str | list[_TokenId]] | None = None
 
 
 _BodyType = TypeVar("_BodyType", bound=_Body)
@@ -199,19 +206,19 @@ def _request(
     prompt: str | tuple[int, ...],
     beginning: str,
 ) -> GenerationRequest:
-    max_tokens = _positive("max_tokens", body.max_tokens)
-    max_completion_tokens = _positive("max_completion_tokens", body.max_completion_tokens)
-    num_answers = _positive("n", body.n) or 1
-    most = max_tokens if max_completion_tokens is None else max_completion_tokens
-    # Bounded to what sidecars take: one absurd request must not cost its unit all predictions.
+    max_tokens = _count("max_tokens", body.max_tokens, MAX_TOKENS)
+    max_completion_tokens = _count("max_completion_tokens", body.max_completion_tokens, MAX_TOKENS)
+    num_answers = _count("n", body.n, MOST_ANSWERS) or 1
+    _count("best_of", body.best_of, MOST_ANSWERS)
     return GenerationRequest(
         model=body.model,
         stream=bool(body.stream),
         texts=texts,
         num_given_tokens=num_given_tokens,
         num_messages=num_messages,
-        max_tokens=None if most is None else min(most, MAX_TOKENS),
+        max_tokens=max_tokens if max_completion_tokens is None else max_completion_tokens,
         num_sequences=num_prompts * num_answers,
+        # Bounded to what sidecars take: one absurd request must not cost its unit all predictions.
         priority=max(-MAX_PRIORITY, min(body.priority or 0, MAX_PRIORITY)),
         user=(body.user or "")[:LONGEST_USER],
         said=said,
@@ -220,9 +227,10 @@ def _request(
     )
 
 
-def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise BadRequest(f"{name} must be at least 1, got {value}", param=name)
+def _count(name: str, value: int | None, most: int) -> int | None:
+    if value is not None and not 1 <= value <= most:
+        bound = "at least 1" if value < 1 else f"at most {most}"
+        raise BadRequest(f"{name} must be {bound}, got {value}", param=name)
     return value
 
 

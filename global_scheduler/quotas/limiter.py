@@ -35,6 +35,9 @@ from global_scheduler.relay import Relayed
 
 logger = logging.getLogger(__name__)
 
+MOST_TOKENS = 10**12
+"""That one request can count for, whatever its client asked or its engine claims: stores count in
+64 bits, Redis' scripts exactly up to 1e14, and a slot holds many requests."""
 PAUSE_S = 1.0
 """A store that has failed is left alone for so long, so that not every request waits for it."""
 
@@ -106,7 +109,8 @@ class Limiter:
             TooManyRequests: the key's quota is used up.
             QuotasUnknown: the store does not answer, and requests wait for it to.
         """
-        reservation = Reservation(num_prompt_tokens, num_prompt_tokens + num_output_tokens)
+        num_expected_tokens = _bounded(num_prompt_tokens + num_output_tokens)
+        reservation = Reservation(num_prompt_tokens, num_expected_tokens)
         key = key_id(caller.header(b"authorization")) if self.quotas else ""
         quota = self.quotas.of(key)
         if quota is None:
@@ -121,7 +125,7 @@ class Limiter:
         try:
             yield reservation
         finally:
-            surplus = reservation.num_used_tokens - reservation.num_expected_tokens
+            surplus = _bounded(reservation.num_used_tokens) - reservation.num_expected_tokens
             if slot is not None and surplus:
                 self._calls.settle(Settle(key, slot, surplus))
 
@@ -162,3 +166,7 @@ class Limiter:
     def _failed(self, error: StoreFailed) -> None:
         self._paused_until_s = self._clock() + PAUSE_S
         logger.warning("the %s store of quotas fails: %s", self.store.name, error)
+
+
+def _bounded(num_tokens: int) -> int:
+    return max(0, min(num_tokens, MOST_TOKENS))

@@ -6,6 +6,7 @@ So a burst costs a few calls instead of hundreds, and no request waits behind a 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -19,6 +20,9 @@ from global_scheduler.quotas.base import (
 )
 
 _Result = TypeVar("_Result")
+_Waiting = tuple[Reserve, "asyncio.Future[Judgement]"]
+
+logger = logging.getLogger(__name__)
 
 MOST_IN_A_CALL = 500
 SLICES = 5
@@ -36,7 +40,7 @@ class SharedCalls:
         self._store = store
         self._deadline_s = deadline_s
         self._on_failure = on_failure
-        self._requests: list[tuple[Reserve, asyncio.Future[Judgement]]] = []
+        self._requests: list[_Waiting] = []
         self._corrections: list[Settle] = []
         self._caller: asyncio.Task[None] | None = None
 
@@ -45,6 +49,8 @@ class SharedCalls:
 
         Raises:
             StoreFailed: there is none.
+            Exception: this request is one that the store cannot take, which is a bug; requests
+                that shared its call are counted all the same.
         """
         future: asyncio.Future[Judgement] = asyncio.get_running_loop().create_future()
         self._requests.append((request, future))
@@ -72,19 +78,50 @@ class SharedCalls:
             taken = self._requests[:MOST_IN_A_CALL]
             del self._requests[:MOST_IN_A_CALL]
             try:
-                if corrections:
-                    await self._in_time(self._store.settle(corrections))
-                requests = [request for request, _ in taken]
-                judgements = await self._in_time(self._store.reserve(requests)) if taken else []
+                await self._tell(corrections)
+                await self._ask(taken)
             except StoreFailed as error:
                 self._fail(error, taken)
-                continue
             except BaseException as error:  # whatever it is, nobody may wait for ever
                 self._fail(StoreFailed(repr(error)), taken)
                 raise
-            for (_, future), judgement in zip(taken, judgements, strict=True):
-                if not future.done():  # its client has left
-                    future.set_result(judgement)
+
+    async def _tell(self, corrections: list[Settle]) -> None:
+        """Raises only ``StoreFailed``: a correction that is a bug is dropped, and no other."""
+        if not corrections:
+            return
+        try:
+            await self._in_time(self._store.settle(corrections))
+        except StoreFailed:
+            raise
+        except Exception:
+            if len(corrections) == 1:
+                logger.exception("tokens of key %s are not corrected", corrections[0].key)
+                return
+            for correction in corrections:
+                await self._tell([correction])
+
+    async def _ask(self, taken: list[_Waiting]) -> None:
+        """Raises only ``StoreFailed``: a bug is the answer to the request that met it."""
+        if not taken:
+            return
+        try:
+            requests = [request for request, _ in taken]
+            judgements = await self._in_time(self._store.reserve(requests))
+        except StoreFailed:
+            raise
+        except Exception as error:
+            if len(taken) == 1:
+                ((_, future),) = taken
+                if not future.done():
+                    future.set_exception(error)
+                return
+            for waiting in taken:
+                await self._ask([waiting])
+            return
+        for (_, future), judgement in zip(taken, judgements, strict=True):
+            if not future.done():  # its client has left
+                future.set_result(judgement)
 
     async def _in_time(self, call: Awaitable[_Result]) -> _Result:
         answer = asyncio.ensure_future(call)
@@ -97,9 +134,7 @@ class SharedCalls:
             answer.cancel()
         raise StoreLate(f"no answer within {self._deadline_s:g} s")
 
-    def _fail(
-        self, error: StoreFailed, taken: list[tuple[Reserve, asyncio.Future[Judgement]]]
-    ) -> None:
+    def _fail(self, error: StoreFailed, taken: list[_Waiting]) -> None:
         """Who has waited for this call has waited long enough for the next one, too."""
         taken += self._requests
         self._requests.clear()

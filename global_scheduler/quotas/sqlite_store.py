@@ -24,6 +24,13 @@ from global_scheduler.quotas.window import NUM_SLOTS, Slot, Usage, fits, slot_at
 _Result = TypeVar("_Result")
 
 _LOCK_POLL_S = 0.01
+_BUGS = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.NotSupportedError,
+    sqlite3.ProgrammingError,
+)
+"""Of those who call SQLite; its other errors tell of the file and its disk."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS uses (
     key TEXT NOT NULL, slot INTEGER NOT NULL,
@@ -105,7 +112,9 @@ class SqliteStore:
     async def _run(self, work: Callable[[], _Result]) -> _Result:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except sqlite3.Error as error:
+        except _BUGS:
+            raise
+        except sqlite3.DatabaseError as error:
             raise StoreFailed(str(error)) from error
 
     def _reserve(self, requests: Sequence[Reserve]) -> list[Judgement]:

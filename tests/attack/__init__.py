@@ -1,0 +1,1 @@
+"""Peers that misbehave, and the innocent beside them."""
