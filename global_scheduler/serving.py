@@ -6,6 +6,8 @@ import gc
 import logging
 from typing import Any
 
+from wire.bounded_heads import BoundedHeadsProtocol
+
 CONTROL_SOCKET = "control.sock"
 """Where the scheduler of several workers serves HTTP, in a folder of its own;"""
 TICKET_SOCKET = "tickets.sock"
@@ -16,8 +18,10 @@ GC_THRESHOLDS = 10_000, 20, 50
 
 
 def serving_options(log_level: str) -> dict[str, Any]:
-    """Uvicorn's: no work for a request that nobody asks for."""
+    """Uvicorn's: no work for a request that nobody asks for, and heads of bounded size."""
     return {
+        "http": BoundedHeadsProtocol,
+        "ws": "none",
         "log_level": log_level,
         "access_log": False,
         "server_header": False,

@@ -12,6 +12,7 @@ from pydantic_settings import CliApp
 from predictor.app import create_app
 from predictor.errors import ConfigurationError
 from predictor.settings import ServeSettings
+from wire.bounded_heads import BoundedHeadsProtocol
 from wire.model_config import ConfigError
 
 
@@ -39,5 +40,7 @@ def main(arguments: list[str]) -> int:
         log_level=settings.log_level,
         access_log=False,
         timeout_graceful_shutdown=2,
+        http=BoundedHeadsProtocol,
+        ws="none",
     )
     return 0

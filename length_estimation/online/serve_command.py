@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from length_estimation.model_folder import DEFAULT_FOLDER, ModelFolderError
 from length_estimation.online.estimator import OnlineEstimator
 from length_estimation.online.http_app import create_app
+from wire.bounded_heads import BoundedHeadsProtocol
 
 
 class ServeSettings(BaseSettings):
@@ -82,5 +83,7 @@ def main(arguments: list[str]) -> int:
         log_level=settings.log_level,
         access_log=False,
         timeout_graceful_shutdown=2,
+        http=BoundedHeadsProtocol,
+        ws="none",
     )
     return 0

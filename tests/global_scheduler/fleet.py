@@ -19,7 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from global_scheduler.app import App, create_app
-from global_scheduler.serving import CONTROL_SOCKET
+from global_scheduler.serving import CONTROL_SOCKET, serving_options
 from global_scheduler.settings import GatewaySettings
 from global_scheduler.workers.processes import Workers
 from wire.prediction import (
@@ -46,9 +46,13 @@ class Broken(Exception):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, path: str | None = None) -> AsyncIterator[str]:
-    """Serve an ASGI application on a free port, or a Unix socket; gives the URL of the port."""
-    config = uvicorn.Config(app, port=0, uds=path, log_level="critical", access_log=False)
+async def serving(app: ASGIApp, path: str | None = None, **options: Any) -> AsyncIterator[str]:
+    """Serve an ASGI application on a free port, or a Unix socket; gives the URL of the port.
+
+    ``options`` are further ones of uvicorn.
+    """
+    quiet: dict[str, Any] = {"log_level": "critical", "access_log": False}
+    config = uvicorn.Config(app, port=0, uds=path, **(quiet | options))
     server = uvicorn.Server(config)
     config.load()
     server.lifespan = config.lifespan_class(config)
@@ -267,15 +271,16 @@ async def fleet(*engines: ScriptedEngine, **settings: Any) -> AsyncIterator[Flee
 
 @asynccontextmanager
 async def _gateway(settings: GatewaySettings) -> AsyncIterator[tuple[App, str]]:
+    options = serving_options("critical")
     if settings.workers == 1:
         app = create_app(settings)
-        async with serving(app) as url:
+        async with serving(app, **options) as url:
             yield app, url
         return
     with socket.create_server(("127.0.0.1", 0)) as listener, TemporaryDirectory() as folder:
         workers = Workers(settings.workers, listener, Path(folder), "critical")
         app, url = create_app(settings, workers), _url_of(listener)
-        async with serving(app, str(Path(folder) / CONTROL_SOCKET)):
+        async with serving(app, str(Path(folder) / CONTROL_SOCKET), **options):
             yield app, url
 
 
