@@ -12,9 +12,10 @@ import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from global_scheduler.admin import admin_router, require_token, settings_router
+from global_scheduler.admin import admin_router, settings_router
+from global_scheduler.admin_guard import AdminGuard
 from global_scheduler.assembly import Foundation, Parts, secret
 from global_scheduler.dashboard import dashboard_router
 from global_scheduler.effects.live import running_of
@@ -53,6 +54,7 @@ class App:
         self._control = FastAPI(
             title="Astrolabe global scheduler", lifespan=self._lifespan, openapi_url="/openapi.json"
         )
+        self._front = self._control if workers else self._guarded()
         _add_error_handlers(self._control)
         self._add_routes()
 
@@ -71,7 +73,12 @@ class App:
         except BadRequest as error:
             await _error_answer(error)(scope, receive, send)
         else:
-            await self._control(scope, receive, send)
+            await self._front(scope, receive, send)
+
+    def _guarded(self) -> ASGIApp:
+        """Where there are workers, they guard: nobody else reaches the scheduler's socket."""
+        token = secret(self._settings.admin_token)
+        return AdminGuard(self._control, token, is_loopback=self._settings.is_loopback)
 
     def _add_routes(self) -> None:
         @self._control.get("/health")
@@ -115,32 +122,30 @@ class App:
             tuple(key.get_secret_value() for key in settings.api_key),
             secret(settings.engine_api_key),
             settings.engine_timeout_s,
+            secret(settings.admin_token),
+            settings.is_loopback,
         )
         return self._workers.running(parts.generations, self.metrics, hello)
 
     def _add_admin(self, parts: Parts) -> None:
         settings = self._settings
-        guard = require_token(secret(settings.admin_token), is_loopback=settings.is_loopback)
         self._control.include_router(
-            admin_router(
-                self.units, parts.routing, parts.log, parts.health, self._base.lengths, guard
-            )
+            admin_router(self.units, parts.routing, parts.log, parts.health, self._base.lengths)
         )
         self._control.include_router(
-            settings_router(settings, lambda: without_effect(running_of(parts)), guard)
+            settings_router(settings, lambda: without_effect(running_of(parts)))
         )
-        self._control.include_router(parts.pools.router(guard))
+        self._control.include_router(parts.pools.router())
         self._control.include_router(
             provisioning_router(
                 parts.provisioning,
                 self.units,
                 time.monotonic,
-                guard,
                 file=settings.standby_units,
                 has_token=settings.admin_token is not None,
             )
         )
-        self._control.include_router(quotas_router(self._base.limiter, guard))
+        self._control.include_router(quotas_router(self._base.limiter))
         self._control.include_router(dashboard_router())
 
 

@@ -8,6 +8,7 @@ GatewayError
 ├── Conflict           409  a unit of that name exists
 ├── BodyTooLarge       413
 ├── RequestTimeout     408  the client did not finish sending its body
+├── UnsupportedMediaType  415  the body is of another kind than it must be
 ├── TooManyRequests    429  refused for now: queues full, waited too long, goals, quota
 ├── UpstreamFailed     502  every unit that was tried failed
 └── Unavailable        503
@@ -102,6 +103,13 @@ class BodyTooLarge(GatewayError):
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As for ``RequestTimeout``."""
         return [(b"connection", b"close")]
+
+
+class UnsupportedMediaType(GatewayError):
+    """The body is of another kind than it must be."""
+
+    status = 415
+    type = "invalid_request_error"
 
 
 class TooManyRequests(GatewayError):

@@ -38,9 +38,9 @@ class PoolParts:
         """What runs beside the requests, until cancelled."""
         return [self.control.run, self.auto_limits.run]
 
-    def router(self, guard: Any) -> APIRouter:
+    def router(self) -> APIRouter:
         """``/admin/pools``."""
-        return pools_router(self.admin, guard)
+        return pools_router(self.admin)
 
     async def close(self) -> None:
         """End what is under way."""

@@ -70,6 +70,8 @@ class Configured(_Message):
     api_keys: tuple[str, ...]
     engine_api_key: str | None
     engine_timeout_s: float
+    admin_token: str | None
+    is_loopback: bool
 
 
 class Go(_Message):

@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from global_scheduler.admin_guard import AdminGuard
 from global_scheduler.connection_pool import ConnectionPool, Origin, origin_of_socket
 from global_scheduler.engine_http import BrokenOff
 from global_scheduler.errors import Unavailable, UpstreamFailed
@@ -150,7 +151,8 @@ def _app(
     make = partial(
         Gateway, generations, others, count_refused, max_body_bytes=settings.max_body_bytes
     )
-    front_door, control = make(api_keys=settings.api_keys), make(api_keys=())
+    front_door = make(api_keys=settings.api_keys)
+    control = AdminGuard(make(api_keys=()), settings.admin_token, is_loopback=settings.is_loopback)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         is_public = scope["path"].startswith("/v1/")

@@ -1,1 +1,1 @@
-"""Peers that misbehave, and the innocent beside them."""
+"""Clients, engines and sidecars that misbehave, each beside an innocent one."""

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from global_scheduler import exchange
+from global_scheduler.admin_guard import MAX_ADMIN_BODY_BYTES
 from tests.global_scheduler.fleet import EVENT, SSE_HEADERS, Fleet, ScriptedEngine, fleet
 from tests.predictor.sidecar import free_port, running_sidecar
 from wire.bounded_heads import MAX_HEAD_BYTES
@@ -33,6 +35,8 @@ PIECE_BYTES, NUM_PIECES = 64 << 10, 128
 MOST_GROWTH_BYTES = 40 << 20
 """Of a server's memory by all attacks together; one alone took 200 MB."""
 PATIENCE_S = 60.0
+
+TOKEN = "sesame"
 
 Attack = Iterator[bytes]
 
@@ -67,6 +71,7 @@ def running_gateway(num_workers: int) -> Iterator[Server]:
     """A gateway without units, from its command until it answers."""
     port = free_port()
     options = ["--port", str(port), "--workers", str(num_workers), "--length-estimator", "none"]
+    options += ["--admin-token", TOKEN]
     process = subprocess.Popen([sys.executable, "-m", "global_scheduler", *options], cwd=ROOT)
     deadline_s = time.monotonic() + 240
     try:
@@ -92,6 +97,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     else:
         with running_gateway(2 if request.param == "workers" else 1) as gateway:
             yield gateway
+
+
+@pytest.fixture(scope="module")
+async def one_of_each() -> AsyncIterator[dict[int, Fleet]]:
+    """A gateway of one process and one with workers, without a token."""
+    async with fleet(ScriptedEngine()) as one, fleet(ScriptedEngine(), workers=2) as two:
+        yield {1: one, 2: two}
 
 
 def endless(start: str, unit: bytes) -> Attack:
@@ -259,3 +271,112 @@ async def test_an_answer_under_way_is_not_garbled() -> None:
         assert begun.startswith(b"HTTP/1.1 200 ")
         assert b"431" not in rest
         assert (await running.client.get("/health")).status_code == 200
+
+
+def admin_head(num_bytes: int, **headers: str) -> str:
+    """Of a request that registers a unit with a body of so many bytes."""
+    given = {"host": "127.0.0.1", "content-type": "application/json"} | headers
+    lines = [f"{name}: {value}\r\n" for name, value in given.items()]
+    return f"POST /admin/units HTTP/1.1\r\ncontent-length: {num_bytes}\r\n{''.join(lines)}\r\n"
+
+
+@pytest.mark.parametrize("server", ["gateway", "workers"], indirect=True)
+@pytest.mark.parametrize("authorization", ["Bearer wrong", f"Bearer {TOKEN}"])
+def test_bodies_for_the_admin_api_cost_no_memory(server: Server, authorization: str) -> None:
+    """Not of those without the token, and of the others no more than the limit."""
+    before_bytes, num_bodies = server.rss_bytes(), 6
+    head = admin_head(600_000_000, authorization=authorization)
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(num_bodies):
+            address = ("127.0.0.1", server.port)
+            connection = socket.create_connection(address, timeout=PATIENCE_S)
+            open_ones.enter_context(connection)
+            with contextlib.suppress(ConnectionError):
+                for piece in endless(head, b" "):
+                    connection.sendall(piece)
+        assert httpx.get(f"http://127.0.0.1:{server.port}/health").status_code == 200
+        growth_bytes = server.rss_bytes() - before_bytes
+    assert growth_bytes < num_bodies * NUM_PIECES * PIECE_BYTES / 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_the_token_is_looked_at_before_the_body(workers: int) -> None:
+    """The answer is there though nothing of the body ever comes."""
+    async with fleet(
+        ScriptedEngine(), host="0.0.0.0", admin_token=TOKEN, workers=workers
+    ) as running:
+        answer = await said(running, admin_head(600_000_000).encode())
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        units = await running.client.get(
+            "/admin/units", headers={"authorization": f"Bearer {TOKEN}"}
+        )
+        assert [unit["name"] for unit in units.json()] == ["u0"]
+
+
+async def test_a_body_for_the_admin_api_has_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a body is a 408, and registers nothing."""
+    monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 0.2)
+    async with fleet(ScriptedEngine()) as running:
+        answer = await said(running, admin_head(100).encode(), b'{"name": "x"')
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert [unit["name"] for unit in (await running.client.get("/admin/units")).json()] == [
+            "u0"
+        ]
+
+
+async def test_the_largest_body_for_the_admin_api_is_taken() -> None:
+    """One more byte is a 413 that says what the limit is."""
+    async with fleet(ScriptedEngine()) as running:
+        for num_bytes, status in ((MAX_ADMIN_BODY_BYTES, 200), (MAX_ADMIN_BODY_BYTES + 1, 413)):
+            body = b'{"policy": "round_robin"}'.ljust(num_bytes)
+            answer = await running.client.put(
+                "/admin/policy", content=body, headers={"content-type": "application/json"}
+            )
+            assert answer.status_code == status
+        assert str(MAX_ADMIN_BODY_BYTES) in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost"}, 200),
+        ({"host": "[::1]:9"}, 200),
+        ({"host": "127.0.0.1:9", "origin": "http://127.0.0.1:9"}, 200),
+        ({"host": "LOCALHOST:9", "origin": "http://localhost:9"}, 200),
+        ({"content-type": "Application/JSON; charset=utf-8"}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example"}, 403),
+        ({"host": "localhost@evil.example:80"}, 403),
+        ({"host": ""}, 403),
+        ({"host": "[::1"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"host": "127.0.0.1:9", "origin": "http://127.0.0.1:8"}, 403),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": "application/x-www-form-urlencoded"}, 415),
+        ({"content-type": ""}, 415),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_pages_of_other_sites_cannot_use_the_admin_api(
+    one_of_each: dict[int, Fleet], workers: int, headers: dict[str, str], status: int
+) -> None:
+    """Without a token it takes JSON, and from the gateway's own page only."""
+    running = one_of_each[workers]
+    given = {"content-type": "application/json"} | headers
+    before = (await running.client.get("/admin/policy")).json()
+    body = b'{"num_query_predictors": %d}' % (before["num_query_predictors"] + 1)
+    answer = await running.client.put("/admin/policy", content=body, headers=given)
+    assert answer.status_code == status
+    after = (await running.client.get("/admin/policy")).json()
+    assert (after != before) == (status == 200)
+
+
+async def test_with_a_token_any_site_may_be_named() -> None:
+    """A gateway behind a name of its own is asked by that name."""
+    async with fleet(ScriptedEngine(), admin_token=TOKEN) as running:
+        headers = {"host": "gateway.example", "origin": "https://console.example"}
+        headers["authorization"] = f"Bearer {TOKEN}"
+        assert (await running.client.get("/admin/units", headers=headers)).status_code == 200
