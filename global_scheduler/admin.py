@@ -23,6 +23,7 @@ from global_scheduler.settings.policy_names import AskedPolicy, OtherName, with_
 from global_scheduler.settings.queueing import HoldAbove, hold_above_s
 from global_scheduler.slo import parse_goal_defaults
 from global_scheduler.units import Unit, UnitRegistry, new_unit
+from wire.bounded_numbers import BoundedNumbers
 
 SECRET_SETTINGS = ("api_key", "engine_api_key", "admin_token", "redis_url")
 
@@ -37,7 +38,7 @@ class UnitIn(BaseModel):
     predictor_url: str | None = None
 
 
-class RoutingIn(BaseModel):
+class RoutingIn(BoundedNumbers):
     """A change of routing; what is absent stays."""
 
     model_config = ConfigDict(extra="forbid")

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 
 from global_scheduler.auto_limits import AutoLimits
 from global_scheduler.control_loop import PoolControl
@@ -23,9 +23,10 @@ from global_scheduler.queueing.waiting import CLASSES, RequestClass
 from global_scheduler.settings.queueing import OrderName
 from global_scheduler.steal_permits import StealPermits
 from global_scheduler.units import UnitRegistry
+from wire.bounded_numbers import BoundedNumbers
 
 
-class PoolsIn(BaseModel):
+class PoolsIn(BoundedNumbers):
     """A change of rules; what is absent stays. The names are those of the settings."""
 
     model_config = ConfigDict(extra="forbid")
@@ -42,7 +43,7 @@ class PoolsIn(BaseModel):
     max_overtakes: PositiveInt | None = None
 
 
-class PooledUnitIn(BaseModel):
+class PooledUnitIn(BoundedNumbers):
     """A change of one unit; what is absent stays."""
 
     model_config = ConfigDict(extra="forbid")

@@ -9,6 +9,7 @@ from typing import Any
 from global_scheduler.errors import BadRequest, Conflict, NotFound
 from global_scheduler.prefixes import HeldPrefixes
 from global_scheduler.queueing.tickets import NOTHING_KNOWN, EngineFacts
+from wire.bounded_numbers import try_count
 
 ModelCard = dict[str, Any]
 FAILURES_TO_LEAVE = 2
@@ -135,11 +136,9 @@ def parse_unit(text: str) -> Unit:
     name_and_limit, equals, urls = text.partition("=")
     name, at, limit = name_and_limit.strip().partition("@")
     engine_url, _, predictor_url = urls.partition(",")
-    if not equals or not name or not engine_url or (at and not _is_limit(limit)):
+    if not equals or not name or not engine_url or (at and try_count(limit) is None):
         raise BadRequest(f"unit {text!r} must look like NAME[@LIMIT]=ENGINE_URL[,PREDICTOR_URL]")
-    return new_unit(
-        name, engine_url.strip(), predictor_url.strip() or None, int(limit) if at else None
-    )
+    return new_unit(name, engine_url.strip(), predictor_url.strip() or None, try_count(limit))
 
 
 def new_unit(
@@ -161,10 +160,6 @@ def new_unit(
         None if predictor_url is None else _checked_url("predictor_url", predictor_url),
         concurrency_limit=concurrency_limit,
     )
-
-
-def _is_limit(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) > 0
 
 
 def _checked_url(key: str, url: str) -> str:

@@ -11,13 +11,14 @@ from pydantic import AliasChoices, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from predictor.state.select import STALE_AFTER_S, StateChoice
+from wire.bounded_numbers import BoundedNumbers
 from wire.model_config import HF_CONFIG_HELP
 
 BackendName = Literal["fast", "vidur"]
 Rules = Literal["vllm", "sarathi"]
 
 
-class ServeSettings(BaseSettings):
+class ServeSettings(BoundedNumbers, BaseSettings):
     """Serve what-if predictions for one vLLM server.
 
     Every flag can be set by an environment variable too: --engine-url by

@@ -35,10 +35,11 @@ from global_scheduler.provisioning.standby import (
     load_standby_units,
 )
 from global_scheduler.units import UnitRegistry
+from wire.bounded_numbers import BoundedNumbers
 from wire.model_config import ConfigError
 
 
-class RulesIn(BaseModel):
+class RulesIn(BoundedNumbers):
     """A change of the rules; what is absent stays. ``"max_units": null`` lifts the maximum."""
 
     model_config = ConfigDict(extra="forbid")

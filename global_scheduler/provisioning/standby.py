@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     ConfigDict,
     Field,
     PositiveFloat,
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from wire.bounded_numbers import BoundedNumbers
 from wire.host_config import HostName, PlainPath, SshLogin
 from wire.model_config import ConfigError, load_config
 
@@ -45,7 +45,7 @@ Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+")]
 UnitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-class _Strict(BaseModel):
+class _Strict(BoundedNumbers):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

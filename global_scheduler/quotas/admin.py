@@ -6,18 +6,19 @@ from typing import Any
 
 import anyio
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 
 from global_scheduler.errors import QuotasUnknown
 from global_scheduler.quotas.base import StoreFailed
 from global_scheduler.quotas.keys import ANONYMOUS, DEFAULT
 from global_scheduler.quotas.limiter import Limiter
 from global_scheduler.quotas.window import Quota, Usage
+from wire.bounded_numbers import BoundedNumbers
 
 READ_DEADLINE_S = 2.0
 
 
-class QuotaIn(BaseModel):
+class QuotaIn(BoundedNumbers):
     """A key's new quota; without any limit the key has none of its own any more."""
 
     model_config = ConfigDict(extra="forbid")

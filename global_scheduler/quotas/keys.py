@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from global_scheduler.errors import BadRequest
 from global_scheduler.quotas.window import Quota
+from wire.bounded_numbers import LARGEST, try_count
 
 DEFAULT = "default"
 ANONYMOUS = "anonymous"
@@ -74,6 +75,9 @@ def parse_quota(text: str) -> Quota:
 def _limit(text: str) -> int | None:
     if text == UNLIMITED:
         return None
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise BadRequest(f"--quota: limits are whole numbers from 1, or -, got {text!r}")
-    return int(text)
+    limit = try_count(text)
+    if limit is None:
+        raise BadRequest(
+            f"--quota: limits are whole numbers from 1 to {LARGEST}, or -, got {text!r}"
+        )
+    return limit

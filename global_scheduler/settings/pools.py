@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from global_scheduler.pools.classes import THRESHOLD_TOKENS
 from global_scheduler.pools.qhap import QhapLimits
 from global_scheduler.pools.regimes import PoolsName, RegimeRules
 from global_scheduler.pools.stealing import TAU_COOL_S, Stealing
+from wire.bounded_numbers import BoundedNumbers
 
 QHAP = QhapLimits()
 
 
-class PoolSettings(BaseModel):
+class PoolSettings(BoundedNumbers):
     """Which units serve which class of requests."""
 
     pools: PoolsName = Field(

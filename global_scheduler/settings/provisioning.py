@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import (
-    BaseModel,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -16,9 +15,10 @@ from pydantic import (
 )
 
 from global_scheduler.provisioning.base import Mode, Quantity, Rules
+from wire.bounded_numbers import BoundedNumbers
 
 
-class ProvisioningSettings(BaseModel):
+class ProvisioningSettings(BoundedNumbers):
     """When standby units join and leave."""
 
     standby_units: Path | None = Field(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from math import isinf
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import NoDecode
 
 from global_scheduler.admission import Headroom, Miss
 from global_scheduler.queueing import ORDERS
 from global_scheduler.queueing.tickets import NO_LIMIT
 from global_scheduler.slo import GoalDefaults, parse_goal_defaults
+from wire.bounded_numbers import BoundedNumbers
 
 FIRST_LIMIT = 8
 """AdaSplit's; where limits are derived, until the first one is."""
@@ -38,7 +39,7 @@ def hold_above_ms(hold_above_s: float) -> HoldAbove:
     return "never" if isinf(hold_above_s) else hold_above_s * 1e3
 
 
-class QueueSettings(BaseModel):
+class QueueSettings(BoundedNumbers):
     """Where requests wait until a unit has room."""
 
     worker_concurrency_limit: ConcurrencyLimit = Field(

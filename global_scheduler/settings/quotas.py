@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, Field, PositiveFloat, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from global_scheduler.quotas.base import WhenUnknown
+from wire.bounded_numbers import BoundedNumbers
 
 
-class QuotaSettings(BaseModel):
+class QuotaSettings(BoundedNumbers):
     """How much each key may use."""
 
     quota: Annotated[list[SecretStr], NoDecode] = Field(

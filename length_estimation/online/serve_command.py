@@ -15,9 +15,10 @@ from length_estimation.model_folder import DEFAULT_FOLDER, ModelFolderError
 from length_estimation.online.estimator import OnlineEstimator
 from length_estimation.online.http_app import create_app
 from wire.bounded_heads import BoundedHeadsProtocol
+from wire.bounded_numbers import BoundedNumbers
 
 
-class ServeSettings(BaseSettings):
+class ServeSettings(BoundedNumbers, BaseSettings):
     """Serve estimates of output lengths over HTTP.
 
     Every flag can be set by an environment variable too: --model-folder by

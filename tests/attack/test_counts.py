@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
 
 from global_scheduler.bodies import MOST_ANSWERS, parse_chat, parse_completion
 from global_scheduler.errors import BadRequest
 from global_scheduler.quotas.base import Judgement, Reserve, Settle, StoreFailed
+from global_scheduler.quotas.keys import parse_quotas
 from global_scheduler.quotas.shared_calls import SharedCalls
 from global_scheduler.quotas.sqlite_store import SqliteStore
 from global_scheduler.quotas.window import Quota
+from global_scheduler.settings import GatewaySettings
+from global_scheduler.units import parse_unit
 from tests.global_scheduler.fleet import Behaviour, Fleet, ScriptedEngine, fleet, reply, whole
 from wire.prediction import MAX_TOKENS
 
 pytestmark = pytest.mark.anyio
 
 ABSURD = 10**20
+QUOTA_KEY = ', "key": "default"'
 UNLIMITED = Quota(None, None)
 
 
@@ -135,3 +142,60 @@ async def test_a_call_that_a_bug_ends_is_no_failure_of_the_store() -> None:
     assert failures == []
     await calls.close()
     await store.close()
+
+
+NUMBERS = sorted(
+    name
+    for name, field in GatewaySettings.model_fields.items()
+    if re.search(r"\b(int|float)\b", str(field.annotation))
+)
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e13", str(2**63), "9" * 5000])
+def test_no_setting_is_without_end(text: str) -> None:
+    """Whatever it counts, it is refused by its name before the gateway starts."""
+    assert len(NUMBERS) > 30
+    for name in NUMBERS:
+        flag = f"--{name.replace('_', '-')}={text}"
+        with pytest.raises(ValidationError) as refused:
+            CliApp.run(GatewaySettings, cli_args=[flag])
+        assert {error["loc"][0] for error in refused.value.errors()} == {name}
+
+
+def test_no_limit_of_a_unit_is_without_end() -> None:
+    """Nor one that Python would not read."""
+    for limit in ("9" * 5000, str(2**63)):
+        with pytest.raises(BadRequest, match="must look like"):
+            parse_unit(f"a@{limit}=http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("limits", ["9" * 5000, "1000000000001/-", "-/9223372036854775808"])
+def test_no_quota_is_without_end(limits: str) -> None:
+    """Its parser says what is wrong with it."""
+    with pytest.raises(BadRequest, match="--quota"):
+        parse_quotas([f"k={limits if '/' in limits else limits + '/-'}"])
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/admin/policy", "num_query_predictors"),
+        ("/admin/policy", "hold_above_ms"),
+        ("/admin/policy", "shed_below"),
+        ("/admin/pools", "max_queue_age_s"),
+        ("/admin/pools", "long_threshold_tokens"),
+        ("/admin/provisioning", "limit_ms"),
+        ("/admin/quotas", "tokens_per_minute"),
+    ],
+)
+async def test_no_change_of_the_running_gateway_is_without_end(path: str, field: str) -> None:
+    """It is refused, and what there is can still be shown."""
+    async with fleet(ScriptedEngine()) as running:
+        before = (await running.client.get(path)).json()
+        for number in ("1e400", "-1e400", "9223372036854775808"):
+            body = f'{{"{field}": {number}{QUOTA_KEY if path.endswith("quotas") else ""}}}'
+            headers = {"content-type": "application/json"}
+            answer = await running.client.put(path, content=body, headers=headers)
+            assert answer.status_code == 400, (number, answer.text)
+            assert field in answer.json()["error"]["message"]
+        assert (await running.client.get(path)).json() == before
