@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -11,7 +11,16 @@ MAX_TOKENS = 10_000_000
 MAX_PRIORITY = 2**62
 """Sidecars refuse priorities beyond this and its negative."""
 
+MAX_ANSWER_MS = 1e15
+"""No truthful answer has a time beyond this: not the fullest unit of the slowest engine."""
+MAX_COUNT = 2**53
+"""Nor a count, which is exact as a float, too."""
+
 StateSource = Literal["plugin", "ledger", "metrics"]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0.0, le=MAX_ANSWER_MS)]
+"""A time in an answer; who decodes another one gets a ``msgspec.ValidationError``."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+"""A number of things in an answer; the same."""
 
 
 class Slo(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -107,48 +116,48 @@ class Prediction(msgspec.Struct, kw_only=True):
     """One answer. Latencies count from now, in milliseconds; without a suffix they are means."""
 
     request_id: str
-    queue_ms: float
+    queue_ms: Milliseconds
     """Until the engine first schedules the request."""
-    ttft_ms: float
-    tpot_ms: float
-    e2e_ms: float
-    ttft_p50_ms: float = 0.0
-    ttft_p90_ms: float = 0.0
-    tpot_p50_ms: float = 0.0
-    tpot_p90_ms: float = 0.0
-    e2e_p50_ms: float = 0.0
-    e2e_p90_ms: float = 0.0
-    comparable_e2e_ms: float = 0.0
+    ttft_ms: Milliseconds
+    tpot_ms: Milliseconds
+    e2e_ms: Milliseconds
+    ttft_p50_ms: Milliseconds = 0.0
+    ttft_p90_ms: Milliseconds = 0.0
+    tpot_p50_ms: Milliseconds = 0.0
+    tpot_p90_ms: Milliseconds = 0.0
+    e2e_p50_ms: Milliseconds = 0.0
+    e2e_p90_ms: Milliseconds = 0.0
+    comparable_e2e_ms: Milliseconds = 0.0
     """``e2e_ms`` without corrections that say nothing about the unit: what units are compared by.
     0 where the sidecar makes none."""
-    added_delay_others_ms: float
+    added_delay_others_ms: Milliseconds
     """How much later the requests already there end because of this one, summed up."""
-    max_added_delay_ms: float = 0.0
+    max_added_delay_ms: Milliseconds = 0.0
     """The most that one of them ends later."""
-    added_gap_ms: float = 0.0
+    added_gap_ms: Milliseconds = 0.0
     """How much longer the longest wait for a next token becomes for those that are decoding."""
-    num_slo_broken: int = 0
+    num_slo_broken: Count = 0
     """Requests that would miss a latency goal with this one and meet it without."""
-    kv_blocks_free: int
-    kv_blocks_total: int
-    kv_blocks_wanted: int
+    kv_blocks_free: Count
+    kv_blocks_total: Count
+    kv_blocks_wanted: Count
     """Blocks that the prompts of waiting requests need."""
-    max_num_seqs: int = 0
+    max_num_seqs: Count = 0
     """Requests that the engine runs at a time; 0 where the sidecar does not say."""
-    num_running: int
-    num_waiting: int
-    num_preempted: int
+    num_running: Count
+    num_waiting: Count
+    num_preempted: Count
     """Preemptions of any request that the what-if met before this one ended."""
-    num_own_preemptions: int = 0
-    num_unprocessed_tokens: int
+    num_own_preemptions: Count = 0
+    num_unprocessed_tokens: Count
     """Prompt and expected output tokens that the unit still has to process."""
     state_source: StateSource
-    state_age_ms: float
+    state_age_ms: Milliseconds
     """Since the snapshot was taken. An idle engine takes none: nothing running, no harm in age."""
     state_is_stale: bool = False
     """The state is older than the sidecar's limit though the engine has work to do."""
     backend: str
-    time_to_predict_ms: float
+    time_to_predict_ms: Milliseconds
 
 
 class PredictBatchResponse(msgspec.Struct, kw_only=True):
@@ -161,22 +170,22 @@ class BacklogItem(msgspec.Struct, kw_only=True):
     """What one request of a backlog would meet."""
 
     request_id: str
-    queue_ms: float
-    ttft_ms: float
-    tpot_ms: float
-    e2e_ms: float
+    queue_ms: Milliseconds
+    ttft_ms: Milliseconds
+    tpot_ms: Milliseconds
+    e2e_ms: Milliseconds
 
 
 class BacklogPrediction(msgspec.Struct, kw_only=True):
     """How a unit would work off a backlog; milliseconds from now."""
 
     requests: list[BacklogItem]
-    drain_ms: float
+    drain_ms: Milliseconds
     """Until all that the unit holds, the backlog included, has ended."""
-    added_delay_others_ms: float
-    num_slo_broken: int
+    added_delay_others_ms: Milliseconds
+    num_slo_broken: Count
     """Requests that were there before and would newly miss a latency goal."""
     state_source: StateSource
-    state_age_ms: float
+    state_age_ms: Milliseconds
     state_is_stale: bool = False
-    time_to_predict_ms: float
+    time_to_predict_ms: Milliseconds

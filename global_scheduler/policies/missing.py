@@ -10,6 +10,7 @@ are idle, and so would seem slow for ever, whatever made it so: now and then it 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -45,8 +46,14 @@ def choose_least(
     A candidate without a prediction costs the mean of the others' costs, scaled by its outstanding
     requests over theirs. Without any prediction ``least_outstanding`` decides. The price is what no
     prediction tells, and is paid for every candidate.
+
+    Whatever numbers predictions hold, a candidate is chosen: a cost that is not finite is none.
     """
-    known = {c.unit: cost(c.prediction) for c in candidates if c.prediction is not None}
+    known = {
+        c.unit: its_cost
+        for c in candidates
+        if c.prediction is not None and math.isfinite(its_cost := cost(c.prediction))
+    }
     if not known:
         choice = least_outstanding.choose(request, candidates, turn, rng)
         return Choice(choice.unit, fallback="least_outstanding")
@@ -55,14 +62,16 @@ def choose_least(
         c.unit: known.get(c.unit, imputed * (c.num_outstanding + 1)) + price(c) for c in candidates
     }
     least = min(costs.values())
-    equals = [c for c in candidates if costs[c.unit] <= least * NEAR_TIE]
+    # Below 0 a multiple would be less than the least, and nothing would be that cheap.
+    near_tie = max(least, least * NEAR_TIE)
+    equals = [c for c in candidates if costs[c.unit] <= near_tie]
     best = min(equals, key=lambda c: (c.num_outstanding, rng.random()))
     forgotten = [
         c
         for c in candidates
         if c.idle_s > EXPLORE_AFTER_S
         and c.unit in known
-        and costs[c.unit] <= least * EXPLORE_WITHIN
+        and costs[c.unit] <= max(least, least * EXPLORE_WITHIN)
     ]
     fallback = None if len(known) == len(candidates) else "imputed"
     if forgotten and best not in forgotten:

@@ -215,6 +215,17 @@ def prediction(**given: Any) -> Prediction:
     return Prediction(**(fields | given))
 
 
+def predicting(**fields: Any) -> Behaviour:
+    """A sidecar's answer to questions: always the same prediction."""
+
+    async def behave(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        batch = msgspec.json.decode(body, type=PredictBatchRequest)
+        answers = [prediction(request_id=one.request_id, **fields) for one in batch.requests]
+        await reply(send, 200, msgspec.json.encode(PredictBatchResponse(predictions=answers)))
+
+    return behave
+
+
 async def _body(receive: Receive) -> bytes:
     body, more = b"", True
     while more:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 
-import msgspec
 import pytest
 from pydantic import ValidationError
 from starlette.types import Receive, Scope, Send
@@ -15,33 +14,20 @@ from global_scheduler.slo import parse_goal_defaults
 from tests.global_scheduler.fleet import (
     DONE,
     EVENT,
-    Behaviour,
     ScriptedEngine,
     fleet,
-    prediction,
+    predicting,
     reply,
     stream_of,
 )
-from wire.prediction import PredictBatchRequest, PredictBatchResponse, Slo
-
-
-def predicting(ttft_ms: float, e2e_ms: float, tpot_ms: float = 1.0) -> Behaviour:
-    """A sidecar that always says the same."""
-
-    async def answer(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        batch = msgspec.json.decode(body, type=PredictBatchRequest)
-        answers = [
-            prediction(request_id=q.request_id, ttft_ms=ttft_ms, e2e_ms=e2e_ms, tpot_ms=tpot_ms)
-            for q in batch.requests
-        ]
-        await reply(send, 200, msgspec.json.encode(PredictBatchResponse(predictions=answers)))
-
-    return answer
+from wire.prediction import Slo
 
 
 def unit(ttft_ms: float, e2e_ms: float, tpot_ms: float = 1.0) -> ScriptedEngine:
     """A unit for which its sidecar predicts this."""
-    return ScriptedEngine(answer_questions=predicting(ttft_ms, e2e_ms, tpot_ms))
+    return ScriptedEngine(
+        answer_questions=predicting(ttft_ms=ttft_ms, e2e_ms=e2e_ms, tpot_ms=tpot_ms)
+    )
 
 
 pytestmark = pytest.mark.anyio
@@ -107,7 +93,7 @@ async def test_waiting_ends_when_a_unit_can_meet_the_goal() -> None:
         sent = asyncio.ensure_future(running.complete(headers={"x-slo-ttft-ms": "60000"}))
         await asyncio.sleep(0.3)
         assert not sent.done()
-        engine.answer_questions = predicting(20.0, 40.0)
+        engine.answer_questions = predicting(ttft_ms=20.0, e2e_ms=40.0)
         answer = await sent
         assert float(answer.headers["x-astrolabe-waited-ms"]) < 50_000
         assert answer.status_code == 200

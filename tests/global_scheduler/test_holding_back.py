@@ -9,10 +9,8 @@ from functools import partial
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from pydantic import ValidationError
-from starlette.types import Receive, Scope, Send
 
 from global_scheduler.settings import GatewaySettings
 from tests.global_scheduler.fleet import (
@@ -21,25 +19,16 @@ from tests.global_scheduler.fleet import (
     ScriptedEngine,
     eventually,
     fleet,
-    prediction,
-    reply,
+    predicting,
 )
 from tests.global_scheduler.test_late_binding import Gate
-from wire.prediction import PredictBatchRequest, PredictBatchResponse
 
 pytestmark = pytest.mark.anyio
 
 
 def queueing(queue_ms: float) -> Behaviour:
     """A sidecar that predicts this much waiting, whatever is asked."""
-
-    async def answer(scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
-        batch = msgspec.json.decode(body, type=PredictBatchRequest)
-        latencies = {"queue_ms": queue_ms, "ttft_ms": queue_ms + 20.0, "e2e_ms": queue_ms + 100.0}
-        answers = [prediction(request_id=q.request_id, **latencies) for q in batch.requests]
-        await reply(send, 200, msgspec.json.encode(PredictBatchResponse(predictions=answers)))
-
-    return answer
+    return predicting(queue_ms=queue_ms, ttft_ms=queue_ms + 20.0, e2e_ms=queue_ms + 100.0)
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 import random
 from collections.abc import Sequence
-from math import inf
+from math import inf, nan
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from global_scheduler.policies import POLICIES
 from global_scheduler.policies.base import Candidate, Choice, RoutedRequest
 from tests.global_scheduler.fleet import prediction
+from wire.prediction import Prediction
 
 REQUEST = RoutedRequest("r", 100, 50.0)
 
@@ -149,6 +151,60 @@ def test_a_unit_that_seems_slow_is_tried_again(cost_ms: float, idle_s: float, wi
     slow = replace(candidate("slow", e2e_ms=cost_ms), idle_s=idle_s)
     choice = choose("min_new_request_latency", [candidate("fast", e2e_ms=100.0), slow])
     assert choice == Choice(winner, is_exploration=winner == "slow")
+
+
+ANY_NUMBER: dict[type, st.SearchStrategy[float]] = {
+    float: st.floats(),
+    int: st.integers(-(2**63), 2**63 - 1),
+}
+any_prediction = st.builds(
+    prediction,
+    **{
+        name: ANY_NUMBER[kind]
+        for name, kind in get_type_hints(Prediction).items()
+        if kind in ANY_NUMBER
+    },
+)
+any_candidate = st.builds(
+    Candidate,
+    st.just(""),
+    st.none() | any_prediction,
+    st.integers(0, 10**6),
+    st.integers(0, 10**12),
+    idle_s=st.floats(0.0),
+    concurrency_limit=st.none() | st.integers(1, 10**6),
+    num_cached_tokens=st.integers(0, 10**7),
+    num_uncached_tokens_in_flight=st.integers(0, 10**12),
+    prefill_tokens_per_s=st.floats(1e-3, 1e9),
+)
+
+
+@given(st.lists(any_candidate, min_size=1, max_size=5), st.integers(0, 100))
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_policy_chooses_whatever_was_predicted(
+    policy: str, drawn: list[Candidate], turn: int
+) -> None:
+    """Negative, huge, infinite or no numbers at all: one of the candidates is taken."""
+    candidates = [replace(one, unit=f"u{index}") for index, one in enumerate(drawn)]
+    assert choose(policy, candidates, turn).unit in {one.unit for one in candidates}
+
+
+@pytest.mark.parametrize("policy", ["min_total_delay", "min_new_request_latency"])
+@pytest.mark.parametrize("figure", [nan, inf, -inf])
+def test_a_prediction_without_a_finite_cost_is_none(policy: str, figure: float) -> None:
+    """Its unit is judged by its load, as if its sidecar had not answered."""
+    told, other = candidate("told", e2e_ms=figure), candidate("other", 1, e2e_ms=100.0)
+    untold = candidate("told")
+    assert choose(policy, [other, told]) == choose(policy, [other, untold])
+    assert choose(policy, [told]) == Choice("told", fallback="least_outstanding")
+
+
+def test_costs_below_zero_are_compared_like_others() -> None:
+    """The least is taken, and those far from it neither tie with it nor are tried instead."""
+    least, more = candidate("least", 5, e2e_ms=-200.0), candidate("more", e2e_ms=-100.0)
+    assert choose("min_new_request_latency", [more, least]) == Choice("least")
+    forgotten = replace(candidate("forgotten", e2e_ms=0.0), idle_s=inf)
+    assert choose("min_new_request_latency", [forgotten, least]) == Choice("least")
 
 
 def loaded(unit: str, outstanding: int, limit: int | None = 8, **fields: int) -> Candidate:
