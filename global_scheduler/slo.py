@@ -56,7 +56,8 @@ def parse_goal_defaults(texts: Sequence[str]) -> GoalDefaults:
     for text in texts:
         model, equals, goals = text.rpartition("=")
         ttft, _, tpot = goals.partition(",")
-        if not equals or not model or not ttft:
+        # What does not print, such as a lone surrogate, is in no model's name, nor in any answer.
+        if not equals or not model or not ttft or not text.isprintable():
             raise ValueError(f"{text!r} must look like MODEL=TTFT_MS[,TPOT_MS]")
         defaults[model] = Slo(ttft_ms=_default_ms(text, ttft), tpot_ms=_default_ms(text, tpot))
     return defaults

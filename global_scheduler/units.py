@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from global_scheduler.queueing.tickets import NOTHING_KNOWN, EngineFacts
 from wire.bounded_numbers import try_count
 
 ModelCard = dict[str, Any]
+NAME = re.compile(r"(?=[._-]*[A-Za-z0-9])[A-Za-z0-9._-]{1,64}")
+"""Of a unit: what every header, metric and path can hold."""
 FAILURES_TO_LEAVE = 2
 """Failed health checks in a row after which a unit leaves the candidates."""
 
@@ -152,8 +155,11 @@ def new_unit(
     Raises:
         BadRequest: the name is not a plain word or a URL is not http(s)://host[:port].
     """
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or len(name) > 64:
-        raise BadRequest(f"unit name {name!r} must be letters, digits, '-', '_', '.'", param="name")
+    if not NAME.fullmatch(name):
+        raise BadRequest(
+            f"unit name {name!r} must be ASCII letters, digits, '-', '_', '.', at most 64 of them",
+            param="name",
+        )
     return Unit(
         name,
         _checked_url("engine_url", engine_url),
@@ -164,6 +170,8 @@ def new_unit(
 
 def _checked_url(key: str, url: str) -> str:
     scheme, separator, rest = url.partition("://")
-    if scheme not in ("http", "https") or not separator or not rest.strip("/"):
+    is_whole = scheme in ("http", "https") and separator and rest.strip("/")
+    # Nothing that prints is a lone surrogate, which no answer could hold, or ends a header's line.
+    if not is_whole or not url.isprintable() or " " in url:
         raise BadRequest(f"{key} must be http(s)://host[:port], got {url!r}", param=key)
     return url.rstrip("/")

@@ -34,6 +34,7 @@ def _is_command(value: str) -> str:
 def _is_text(value: str) -> str:
     if "\0" in value:
         raise ValueError("must not contain NUL")
+    value.encode()  # a lone surrogate, which no answer or command could hold, is a ValueError
     return value
 
 
@@ -86,7 +87,7 @@ class StandbyUnit(_Strict):
     name: UnitName
     engine_url: Url
     predictor_url: Url | None = None
-    model: str | None = Field(
+    model: Text | None = Field(
         default=None, description="started only when requests for it are late; absent: for any"
     )
     worker_concurrency_limit: PositiveInt | None = None

@@ -130,6 +130,7 @@ def test_too_few_gpus_for_the_model(tmp_path: Path) -> None:
     [
         ("hostname", "-oProxyCommand=touch /tmp/x"),
         ("hostname", "node1; reboot"),
+        ("hostname", "nœud"),
         ("user", "-lroot"),
         ("user", "me@elsewhere"),
         ("identity_file", "-F/tmp/x"),

@@ -13,6 +13,8 @@ from global_scheduler.settings import GatewaySettings
 from tests.global_scheduler.fleet import ScriptedEngine, fleet
 
 pytestmark = pytest.mark.anyio
+LONE_SURROGATE = "\ud800"
+"""Half a character, which JSON can spell and UTF-8 cannot hold."""
 
 
 @pytest.mark.parametrize(
@@ -128,8 +130,17 @@ async def test_the_admin_api_shows_and_changes_the_fleet() -> None:
         ("PUT", "/admin/policy", {"policy": "best"}, 400),
         ("PUT", "/admin/policy", {"polcy": "random"}, 400),
         ("PUT", "/admin/policy", {"num_query_predictors": -1}, 400),
+        ("PUT", "/admin/policy", {"slo": [f"{LONE_SURROGATE}=500"]}, 400),
         ("POST", "/admin/units", {"name": "u0", "engine_url": "http://h"}, 409),
         ("POST", "/admin/units", {"name": "x", "engine_url": "file:///etc"}, 400),
+        ("POST", "/admin/units", {"name": "été", "engine_url": "http://h"}, 400),
+        ("POST", "/admin/units", {"name": LONE_SURROGATE, "engine_url": "http://h"}, 400),
+        ("POST", "/admin/units", {"name": "x", "engine_url": f"http://{LONE_SURROGATE}"}, 400),
+        (
+            *("POST", "/admin/units"),
+            {"name": "x", "engine_url": "http://h", "predictor_url": f"http://h/{LONE_SURROGATE}"},
+            400,
+        ),
         ("DELETE", "/admin/units/nope", None, 404),
         ("GET", "/admin/decisions?limit=0", None, 400),
         ("GET", "/nowhere", None, 404),
@@ -140,9 +151,14 @@ async def test_bad_admin_requests(
 ) -> None:
     """The same error format as the OpenAI API."""
     async with fleet(ScriptedEngine()) as running:
-        answer = await running.client.request(method, path, json=body)
+        json_of_ascii = {"content-type": "application/json"}
+        answer = await running.client.request(
+            method, path, content=json.dumps(body), headers=json_of_ascii
+        )
         assert answer.status_code == status
         assert answer.json()["error"]["message"]
+        for shown in ("units", "policy", "settings"):
+            assert (await running.client.get(f"/admin/{shown}")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -182,6 +198,7 @@ def test_a_configuration_that_cannot_be_used_is_refused_before_serving(tmp_path:
     for flag, value, words in (
         ("--tokenizer", str(tmp_path / "none"), "no tokenizer at"),
         ("--unit", "nonsense", "'nonsense' must look like"),
+        ("--unit", "été=http://h", "unit name 'été' must be ASCII"),
         ("--hosts", str(tmp_path / "none.json"), "none.json"),
         ("--port", "99999", "--port"),
     ):

@@ -24,6 +24,8 @@ def test_a_unit_is_parsed_with_and_without_a_sidecar() -> None:
     )
     assert parse_unit("a=https://h").predictor_url is None
     assert parse_unit("a@12=https://h").concurrency_limit == 12
+    assert parse_unit("_A-1.b=http://café.example/").engine_url == "http://café.example"
+    assert parse_unit(f"{'a' * 64}=http://h").name == "a" * 64
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,15 @@ def test_a_unit_is_parsed_with_and_without_a_sidecar() -> None:
         "a=ftp://h",
         "a=http://",
         "a b=http://h",
+        "été=http://h",
+        "a٣=http://h",
+        "-._=http://h",
+        f"{'a' * 65}=http://h",
+        "a=http://h\ud800",
+        "a=http://h/\udcff",
+        "a=http://h h",
+        "a=http://h\r\nx: y",
+        "a=http://h,http://h\ud800",
         "a@=http://h",
         "a@0=http://h",
     ],

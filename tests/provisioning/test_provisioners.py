@@ -207,6 +207,7 @@ def test_the_example_file_is_valid() -> None:
     ("change", "message"),
     [
         ({"name": "a b"}, "units.0.name"),
+        ({"name": "été"}, "units.0.name"),
         ({"name": "u0"}, "units.0.name: 'u0' is a unit already"),
         ({"engine_url": "h:1"}, "units.0.engine_url"),
         ({"provisioner": {"kind": "docker"}}, "units.0.provisioner"),

@@ -48,7 +48,9 @@ def unit(tmp_path: Path) -> Iterator[dict[str, Any]]:
 
 async def relist(running: Fleet, **body: Any) -> httpx.Response:
     """Give the gateway another list."""
-    return await running.client.put("/admin/provisioning/units", json=body)
+    headers = {"content-type": "application/json"}
+    content = json.dumps(body)  # httpx's own could not spell half a character
+    return await running.client.put("/admin/provisioning/units", content=content, headers=headers)
 
 
 async def states(running: Fleet) -> dict[str, str]:
@@ -152,6 +154,9 @@ async def test_lists_that_cannot_be_are_refused_and_what_was_stays(
             ({"units": [unit | {"name": "u0"}]}, "units.0.name: 'u0' is a unit already"),
             ({"units": [unit, unit]}, "two units have the name 's1'"),
             ({"units": [unit | {"engine": "x"}]}, "engine"),
+            ({"units": [unit | {"name": "été"}]}, "units.0.name"),
+            ({"units": [unit | {"engine_url": "http://\ud800"}]}, "units.0.engine_url"),
+            ({"units": [unit | {"model": "\ud800"}]}, "units.0.model"),
             ({"units": [], "file": "x.json"}, "give one of them"),
             ({"file": str(tmp_path / "none.json")}, "none.json: No such file or directory"),
             ({}, "started without --standby-units"),
