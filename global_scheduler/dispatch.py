@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from global_scheduler.queueing.tickets import NO_LIMIT, Ticket
 from global_scheduler.queueing.waiting import Waiting
 from global_scheduler.slo import GoalDefaults
 from global_scheduler.units import Unit, UnitRegistry
+
+logger = logging.getLogger(__name__)
 
 POSTPONED_S = 0.1
 """A request whose goals no unit can meet now looks again after so long."""
@@ -283,8 +286,12 @@ class Dispatcher:
         return decision
 
     def _put_down(self, decision: Decision, explained: Callable[[], None]) -> None:
-        explained()
-        self._log.add(decision)
+        try:
+            explained()
+            self._log.add(decision)
+        except Exception:  # the request is on its way, whatever cannot be told of it
+            logger.exception("request %s: its decision cannot be put down", decision.request_id)
+            self._metrics.unrecorded("decision")
         self._metrics.decided(decision.policy, decision.fallback, decision.decision_ms / 1e3)
 
 

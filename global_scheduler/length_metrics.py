@@ -60,6 +60,12 @@ class LengthMetrics:
         # Looking a label set up costs more than counting.
         self._estimates_of = functools.cache(self._estimates.labels)
         self._error_tokens_of = functools.cache(self._error_tokens.labels)
+        self._failures = Counter(
+            "astrolabe_length_estimator_failures",
+            "Failures that the estimator did not expect, estimating or observing.",
+            ["doing"],
+            registry=registry,
+        )
         self._interval = Counter(
             "astrolabe_length_interval",
             "Answers by where their length lay: below, within or above the interval that should "
@@ -75,6 +81,10 @@ class LengthMetrics:
     def asked_model(self, duration_s: float) -> None:
         """The model has given an estimate or none."""
         self._duration_s.observe(duration_s)
+
+    def failed(self, doing: str) -> None:
+        """The estimator has raised, or said what no length can be."""
+        self._failures.labels(doing).inc()
 
     def observed(self, model: str, estimate: LengthEstimate, num_output_tokens: int) -> None:
         """Compare an estimate with the answer."""

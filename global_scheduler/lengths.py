@@ -65,6 +65,7 @@ class Lengths:
         self._means = RunningMeanLengths()
         self._metrics = LengthMetrics(registry, estimator.figures if estimator else None)
         self._clock = clock
+        self._logged: set[tuple[str, str]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -86,7 +87,7 @@ class Lengths:
         estimate = None
         if self._estimator is not None and by_model and question.text:
             asked_s = self._clock()
-            estimate = await self._estimator.try_estimate(question)
+            estimate = await self._try_model(self._estimator, question)
             self._metrics.asked_model(self._clock() - asked_s)
         if estimate is None:
             estimate = self._means.estimate(question.model, question.max_tokens)
@@ -101,8 +102,37 @@ class Lengths:
             return
         self._metrics.observed(question.model, estimate, num_output_tokens)
         self._means.observe(question.model, num_output_tokens)
-        if self._estimator is not None:
+        if self._estimator is None:
+            return
+        try:
             self._estimator.observe(question, num_output_tokens)
+        except Exception as error:  # the answer that it could not learn from is there
+            self._failed("observing", error)
+
+    async def _try_model(
+        self, estimator: OnlineEstimator, question: LengthQuestion
+    ) -> LengthEstimate | None:
+        """The model's estimate, if it gives one that can be."""
+        try:
+            estimate = await estimator.try_estimate(question)
+            if estimate is not None and not _can_be(estimate):
+                raise ValueError(f"the estimate is {estimate}")
+        except Exception as error:  # no request fails for want of an estimate, whatever it was
+            self._failed("estimating", error)
+            return None
+        return estimate
+
+    def _failed(self, doing: str, error: Exception) -> None:
+        """Count each failure; tell of the first of its kind, for every request may have one."""
+        self._metrics.failed(doing)
+        kind = (doing, type(error).__name__)
+        if kind not in self._logged:
+            self._logged.add(kind)
+            logger.error(
+                "the length estimator failed %s; further failures of this kind are only counted",
+                doing,
+                exc_info=error,
+            )
 
     def state(self) -> dict[str, Any]:
         """What has been learnt and counted, for people."""
@@ -110,6 +140,11 @@ class Lengths:
             "estimator": self._estimator.figures() if self._estimator else None,
             "running_mean_tokens": self._means.means(),
         }
+
+
+def _can_be(estimate: LengthEstimate) -> bool:
+    """Whether all its numbers are numbers of tokens; the comparison is false for NaN."""
+    return all(0.0 <= n <= MAX_TOKENS for n in (estimate.mean_tokens, *estimate.quantiles.values()))
 
 
 def open_estimator(chosen: str, deadline_s: float) -> OnlineEstimator | None:

@@ -39,6 +39,9 @@ class GatewayMetrics:
         self._log_losses = self._counter(
             "request_log_lost", "Requests missing from the request log, by reason.", "reason"
         )
+        self._unrecorded = self._counter(
+            "unrecorded", "Decisions and outcomes that could not be put down.", "what"
+        )
         self._failures = self._counter(
             "unit_failures", "Failures of a unit before a first byte.", "unit"
         )
@@ -105,6 +108,10 @@ class GatewayMetrics:
     def request_log_lost(self, reason: str) -> None:
         """A request could not be written to the request log. Any thread may call this."""
         self._log_losses.labels(reason).inc()
+
+    def unrecorded(self, what: str) -> None:
+        """A request's decision or outcome could not be put down."""
+        self._unrecorded.labels(what).inc()
 
     def unit_failed(self, unit: str) -> None:
         """A unit failed before the first byte of its answer."""

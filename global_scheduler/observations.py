@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from global_scheduler.bodies import GenerationRequest
 from global_scheduler.decisions import Decision
 from global_scheduler.job import Job
@@ -15,6 +17,8 @@ from global_scheduler.relay import Relayed
 from global_scheduler.request_log import LoggedRequest, RequestLog
 from global_scheduler.usage import TokenCounts
 from wire.prediction import MAX_TOKENS, EndedRequest
+
+logger = logging.getLogger(__name__)
 
 
 class Observations:
@@ -56,30 +60,46 @@ class Observations:
         self._metrics.request_ended(decision.unit, relayed.status)
         if relayed.counts is None:
             return
+        try:
+            self._learn(request, job, decision, relayed, relayed.counts, sent_s, ended_s)
+        except Exception:  # the client has its answer, whatever an engine's counts lead to
+            logger.exception("request %s: its outcome cannot be put down", job.request_id)
+            self._metrics.unrecorded("outcome")
+
+    def _learn(
+        self,
+        request: GenerationRequest,
+        job: Job,
+        decision: Decision,
+        relayed: Relayed,
+        counts: TokenCounts,
+        sent_s: float,
+        ended_s: float,
+    ) -> None:
         first_s = relayed.first_token_at_s
         ttft_ms = None if first_s is None else (first_s - job.arrived_s) * 1e3
         e2e_ms = (ended_s - job.arrived_s) * 1e3
         decision.observed_ttft_ms = ttft_ms
         decision.observed_e2e_ms = e2e_ms
-        decision.observed_output_tokens = relayed.counts.num_output_tokens
+        decision.observed_output_tokens = counts.num_output_tokens
         self._metrics.observed(decision.unit, ttft_ms, e2e_ms)
         self._compare(decision)
-        num_tokens = relayed.counts.num_output_tokens
+        num_tokens = counts.num_output_tokens
         tpot_ms = None
         if ttft_ms is not None and num_tokens > 1:
             tpot_ms = (e2e_ms - ttft_ms) / (num_tokens - 1)
         self._queue_metrics.ended(decision.request_class, job.slo, ttft_ms, tpot_ms)
         if first_s is not None:
             self._rates.learn(job.num_prompt_tokens, num_tokens, first_s - sent_s, ended_s - sent_s)
-        if relayed.counts.num_prompt_tokens is not None:
-            self._tokens.correct(decision.model, request, relayed.counts.num_prompt_tokens)
+        if counts.num_prompt_tokens is not None:
+            self._tokens.correct(decision.model, request, counts.num_prompt_tokens)
         if request.num_sequences > 1:
             return  # what-ifs and length estimates are about single sequences
-        self._lengths.observe(job.length_question, job.length, relayed.counts.num_output_tokens)
-        if self._request_log is not None and 1 <= relayed.counts.num_output_tokens <= MAX_TOKENS:
-            self._request_log.add(_logged(request, job, decision, relayed.counts))
+        self._lengths.observe(job.length_question, job.length, counts.num_output_tokens)
+        if self._request_log is not None and 1 <= counts.num_output_tokens <= MAX_TOKENS:
+            self._request_log.add(_logged(request, job, decision, counts))
         if decision.predicted_ttft_ms is not None:
-            ended = _ended(decision, relayed, relayed.counts, sent_s, ended_s)
+            ended = _ended(decision, relayed, counts, sent_s, ended_s)
             self._outcomes.add(decision.unit, ended)
 
     def _compare(self, decision: Decision) -> None:

@@ -28,7 +28,7 @@ def counts_of_body(body: bytes) -> TokenCounts | None:
     """The usage of a complete, unstreamed answer; None if there is none."""
     try:
         usage = _decoder.decode(body).usage
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None if usage is None else TokenCounts(usage.prompt_tokens, usage.completion_tokens)
 
