@@ -33,6 +33,9 @@ from wire.prediction import (
 BOUNDS = {float: (0.0, MAX_ANSWER_MS), int: (0, MAX_COUNT)}
 DEEP = b"[" * 100_000 + b"]" * 100_000
 MISSING = 'astrolabe_predictions_missing_total{reason="malformed",unit="u0"}'
+NEGATIVE = {"added_delay_others_ms": -200.0}
+HUGE = {"added_delay_others_ms": 1e308, "e2e_ms": 1e308, "ttft_ms": 1e308}
+NEGATIVE_COUNTS = {"num_unprocessed_tokens": -(10**15), "kv_blocks_free": -(10**15)}
 PREDICTIVE = [policy.name for policy in POLICIES.values() if policy.needs != "nothing"]
 
 
@@ -79,15 +82,14 @@ def test_every_number_of_an_answer_has_a_range(type_: type, fields: dict[str, An
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("policy", PREDICTIVE)
 @pytest.mark.parametrize(
-    "lie",
+    ("policy", "lie"),
     [
-        {"added_delay_others_ms": -200.0},
-        {"added_delay_others_ms": 1e308, "e2e_ms": 1e308, "ttft_ms": 1e308},
-        {"num_unprocessed_tokens": -(10**15), "kv_blocks_free": -(10**15)},
+        *((policy, NEGATIVE) for policy in PREDICTIVE),
+        ("min_total_delay", HUGE),
+        ("min_total_unprocessed_tokens", NEGATIVE_COUNTS),
+        ("min_llumnix_load", NEGATIVE_COUNTS),
     ],
-    ids=["negative", "huge", "negative-counts"],
 )
 async def test_one_lying_sidecar_stops_nobody(policy: str, lie: dict[str, Any]) -> None:
     """Its unit and the other one go on answering, and every lie is counted as a missing answer."""
@@ -101,7 +103,7 @@ async def test_one_lying_sidecar_stops_nobody(policy: str, lie: dict[str, Any]) 
 @pytest.mark.anyio
 async def test_one_lying_sidecar_stops_nobody_behind_several_workers() -> None:
     """The process that decides for all of them does not stumble either."""
-    liar = ScriptedEngine(answer_questions=predicting(added_delay_others_ms=-200.0))
+    liar = ScriptedEngine(answer_questions=predicting(**NEGATIVE))
     async with fleet(liar, ScriptedEngine(), workers=2) as running:
         await assert_all_are_answered(running)
         assert await running.metric(MISSING) >= 1
