@@ -32,6 +32,8 @@ def unit(ttft_ms: float, e2e_ms: float, tpot_ms: float = 1.0) -> ScriptedEngine:
 
 pytestmark = pytest.mark.anyio
 GOAL = {"x-slo-ttft-ms": "500"}
+DISTANT_GOAL = {"x-slo-ttft-ms": "500000"}
+"""For what a unit is predicted to meet: the time until it is chosen counts, too."""
 UNIMPORTANT = {"x-astrolabe-priority": "-1"}
 
 
@@ -40,20 +42,20 @@ UNIMPORTANT = {"x-astrolabe-priority": "-1"}
 )
 async def test_a_unit_that_meets_the_goals_is_chosen(headroom: str, chosen: str) -> None:
     """u0 would end first and start too late; of the others the setting says which."""
-    units = [unit(900.0, 1000.0), unit(100.0, 2000.0), unit(400.0, 3000.0), unit(50.0, 4000.0)]
+    units = [unit(9e5, 1e6), unit(1e5, 2e6), unit(3e5, 3e6), unit(5e4, 4e6)]
     policy = "min_new_request_latency"
     async with fleet(*units, pools="none", policy=policy, slo_headroom=headroom) as running:
         assert (await running.complete()).headers["x-astrolabe-unit"] == "u0"
-        answer = await running.complete(headers=GOAL)
+        answer = await running.complete(headers=DISTANT_GOAL)
         assert answer.headers["x-astrolabe-unit"] == chosen
         assert "3 of them predicted to meet" in (await running.decisions())[-1]["reason"]
 
 
 async def test_goals_of_both_kinds_must_hold() -> None:
     """A unit that is quick to start and slow to go on misses the goal for each token."""
-    units = [unit(10.0, 100.0, tpot_ms=80.0), unit(400.0, 900.0, tpot_ms=20.0)]
+    units = [unit(1e4, 1e5, tpot_ms=80.0), unit(3e5, 9e5, tpot_ms=20.0)]
     async with fleet(*units, pools="none") as running:
-        answer = await running.complete(headers=GOAL | {"x-slo-tpot-ms": "50"})
+        answer = await running.complete(headers=DISTANT_GOAL | {"x-slo-tpot-ms": "50"})
         assert answer.headers["x-astrolabe-unit"] == "u1"
 
 
