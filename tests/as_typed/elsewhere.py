@@ -110,25 +110,26 @@ _SOURCES = {
     ),
     "python create_pretrained_model.py --help": Elsewhere(
         f"{PROFILES}::test_a_bad_command_line_is_refused",
-        "a model of step times is made by python -m predictor profile here",
+        "not built yet under that name; the nearest is python -m predictor profile",
     ),
     "python create_pretrained_model.py --data /path/to/profiling_logs"
     " --output production_model.pkl --verbose": Elsewhere(
-        f"{PROFILES}::test_a_vidur_profile_is_imported", "profile --import-vidur DIR here"
+        f"{PROFILES}::test_a_vidur_profile_is_imported",
+        "not built yet; the nearest is profile --import-vidur DIR",
     ),
     "python create_pretrained_model.py --data /path/to/profiling_data --output my_model.pkl": (
         Elsewhere(
             f"{PROFILES}::test_a_running_engine_is_profiled",
-            "profile --snapshot ADDRESS --name my_model here: learnt from the engine's own steps",
+            "not built yet; the nearest is profile --snapshot ADDRESS: learnt from steps",
         )
     ),
     "python create_pretrained_model.py --data /path/to/profiling_logs --analyze-only": Elsewhere(
         "tests/step_time/test_benchmark.py::test_errors_are_those_of_the_measurements",
-        "python -m benchmarks.step_time says here how well models fit what was measured",
+        "not built yet; the nearest is python -m benchmarks.step_time: how well models fit",
     ),
     "python create_pretrained_model.py --demo --output demo_model.pkl": Elsewhere(
         f"{PROFILES}::test_a_roofline_is_printed",
-        "profile --roofline here: step times with nothing measured",
+        "not built yet; the nearest is profile --roofline: step times with nothing measured",
     ),
     "vllm serve meta-llama/Llama-2-7b-hf --max-num-batched-tokens 8192 --max-num-seqs 256"
     " --gpu-memory-utilization 0.9 --block-size 16 --max-paddings 256 --schedule-policy fcfs": (
